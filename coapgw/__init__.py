@@ -1,0 +1,19 @@
+"""coapgw: a CoAP endpoint of one's own for cellular IoT devices.
+
+A message's way in, and the rooms it passes::
+
+    datagram - net/udp - coap/messaging    once per (endpoint, Message ID), the same answer bytes to a repeat
+                         coap/site         option block to resource
+                         gateway/resources "/", "/data", "/.well-known/core"; the one table from error to CoAP code
+                         gateway/uplink    who is it, which topic, translate, envelope, store
+                         storage/spool     group commit; here the 2.04 is earned
+                         mqtt/publisher    to the embedded broker (mqtt/broker), later to a bridge
+
+Protocols are machines without I/O (``coap``, ``mqtt.packets``, ``mqtt.session``, ``mqtt.broker``): bytes and ``now`` go
+in, bytes and events come out; ``net`` pumps them.  The domain (``gateway``) sees devices, topics and payloads and meets
+the outside through ``interfaces``.  What must not be lost is on disk before it is promised.
+
+``service`` wires it all together, top to bottom; ``tap`` and ``cli`` are the two ways to start it.
+"""
+
+__version__ = "0.1.0"

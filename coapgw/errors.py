@@ -1,0 +1,83 @@
+"""The error tree: what the peer did wrong, what the operator did wrong, what we could not do.
+
+Nothing here knows CoAP, HTTP or MQTT: ``gateway/resources.py`` alone turns these into CoAP codes.
+"""
+
+from __future__ import annotations
+
+
+class CoapgwError(Exception):
+    """Anything coapgw raises on purpose."""
+
+
+class PeerError(CoapgwError):
+    """The other side is wrong; we are fine, and so is everybody else."""
+
+
+class TopicRefused(PeerError):
+    """A topic that is no topic."""
+
+    def __init__(self, topic: bytes, reason: str) -> None:
+        """Remember the *topic* as it was received, and a *reason* that can be shown to the device."""
+        super().__init__(f"{reason}: {topic[:64]!r}")
+        self.topic = topic
+        self.reason = reason
+
+
+class PayloadTooLarge(PeerError):
+    """A payload over ``uplink.max_payload``."""
+
+    def __init__(self, size: int, limit_bytes: int) -> None:
+        """Both sizes in bytes."""
+        super().__init__(f"payload of {size} bytes, at most {limit_bytes} are taken")
+        self.size = size
+        self.limit_bytes = limit_bytes
+
+
+class DeviceUnknown(PeerError):
+    """A peer that is no registered, active device."""
+
+
+class DeviceRefused(CoapgwError):
+    """A device record the registry will not take; *field* names the part that is wrong."""
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        """Say which *field* is wrong, its *value* and the *reason*, for an operator."""
+        super().__init__(f"{field} {value!r}: {reason}")
+        self.field = field
+        self.value = value
+        self.reason = reason
+
+
+class DeviceExists(DeviceRefused):
+    """A device with this ICCID is there already, or another one has this address."""
+
+
+class DeviceNotFound(CoapgwError):
+    """No device has this ICCID."""
+
+    def __init__(self, iccid: str) -> None:
+        """Remember the *iccid* that was asked for."""
+        super().__init__(f"no device {iccid!r}")
+        self.iccid = iccid
+
+
+class StorageError(CoapgwError):
+    """Something that must survive could not be written or read."""
+
+
+class SpoolFull(StorageError):
+    """The spool holds ``spool.max_bytes``, or more waits to be written than memory may hold."""
+
+
+class SpoolFailing(StorageError):
+    """The disk refused a commit; the messages of that commit are not stored."""
+
+
+class ConfigurationInvalid(CoapgwError):
+    """Every mistake of a configuration at once, one line each, for an operator."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        """Take one finished sentence a mistake: file, line, key, what is wrong."""
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes

@@ -1,0 +1,161 @@
+"""Every seam of coapgw, as zope.interface interfaces: what may raise, what may block, who calls whom.
+
+Unless a method says otherwise it is called from the reactor's thread, returns at once and raises nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from coapgw.model import Device, Introduction, Outgoing, Spooled
+
+Answer: TypeAlias = "Callable[[Exception | None], None]"
+"""Told once what became of a message: None, or the error that kept us from keeping our promise."""
+
+
+class IDeviceDirectory(Interface):
+    """The memory image of the registry that the message path reads."""
+
+    generation: int = Attribute("grows whenever any device changed; what was looked up before may be stale")
+
+    def by_address(ip: str) -> Device | None:
+        """Return the device with this source address (canonical text form), whatever its status."""
+
+    def by_iccid(iccid: str) -> Device | None:
+        """Return the device with this ICCID, whatever its status."""
+
+
+class IDeviceRegistry(Interface):
+    """The durable list of devices.  Every call may block: the command line and worker threads use it.
+
+    All raise StorageError if the database fails.
+    """
+
+    def add(device: Device) -> Device:
+        """Store a new device; return it with its times.  Raises DeviceRefused, DeviceExists."""
+
+    def update(iccid: str, changes: dict[str, object]) -> Device:
+        """Change the named fields of a device; None empties one.
+
+        Raises DeviceRefused, DeviceExists, DeviceNotFound.
+        """
+
+    def remove(iccid: str) -> None:
+        """Forget a device.  Raises DeviceNotFound."""
+
+    def get(iccid: str) -> Device:
+        """Return one device.  Raises DeviceNotFound."""
+
+    def list(limit: int, after: str | None = None, status: str | None = None, q: str | None = None) -> list[Device]:
+        """Return up to *limit* devices in the order of their ICCIDs, from behind the ICCID *after*.
+
+        *q* is part of an ICCID, IMSI, address or name.
+        """
+
+    def import_all(devices: Iterable[Device]) -> int:
+        """Add many devices in one transaction, or none of them.  Raises DeviceRefused, DeviceExists."""
+
+
+class ISpool(Interface):
+    """Messages on their way to MQTT, on disk."""
+
+    def append(message: Outgoing, stored: Answer | None, introduction: Introduction | None = None) -> int:
+        """Take a message to be committed with the next group; return its place.
+
+        *stored* is called once: with None when the commit is on disk, or with a StorageError when it failed, in which
+        case nothing of it will be published.  With an *introduction*, its lifecycle event takes the place before the
+        message's, in the same commit.  Raises SpoolFull or SpoolFailing, in which case *stored* is not called.
+        """
+
+    def is_introduced(iccid: str, born: int) -> bool:
+        """Return whether this life of the device has had its introduction (stored, or waiting to be)."""
+
+    def follow(take: Callable[[Sequence[Spooled]], None]) -> None:
+        """Hand every committed group to *take* from now on, in the order of places.
+
+        It comes before the *stored* calls of the group's messages.
+        """
+
+    def read(after: int, limit: int) -> Deferred[list[Spooled]]:
+        """Read up to *limit* committed messages from behind the place *after*, lowest first.
+
+        Fails with StorageError.
+        """
+
+    def settle(places: Iterable[int]) -> None:
+        """Delete messages that need not be sent again, soon, with the next commit."""
+
+    def last_place() -> int:
+        """Return the highest place ever given, 0 before the first."""
+
+
+class ITranslator(Interface):
+    """Turns a device's payload into JSON (Energy Saver; a later issue)."""
+
+    def translate(payload: bytes) -> bytes:
+        """Return compact JSON.  Raises PeerError if the payload does not fit."""
+
+
+class IDelivery(Interface):
+    """The publisher's side of a broker link: told how its messages fare."""
+
+    def accepted(place: int) -> None:
+        """The broker has taken responsibility for a message."""
+
+    def settled(place: int) -> None:
+        """Nobody needs this message from us any more: it may leave the spool."""
+
+    def resume() -> None:
+        """The link is ready for more after it was not."""
+
+
+class IBrokerLink(Interface):
+    """Where the publisher delivers: the embedded broker, or (later) a bridge."""
+
+    def deliver(message: Spooled) -> None:
+        """Publish at QoS 1, not retained.  Only while *ready*.
+
+        ``IDelivery.accepted`` and ``settled`` may be called from inside.
+        """
+
+    def ready() -> bool:
+        """Return whether *deliver* may be called now; when this turns True again, ``IDelivery.resume`` is called."""
+
+
+class StoredSession(NamedTuple):
+    """What is remembered of an MQTT client: *persistent* is "clean session 0"; *subscriptions* are (filter, QoS)."""
+
+    client_id: str
+    user: str | None
+    persistent: bool
+    subscriptions: Sequence[tuple[str, int]]
+
+
+class ISessionStore(Interface):
+    """Remembers which MQTT clients have which subscriptions over a restart."""
+
+    def load() -> Sequence[StoredSession]:
+        """Return every remembered session.  May block; called once, at start."""
+
+    def save(session: StoredSession) -> None:
+        """Remember a session, in place of what was known of its client; written soon, in order."""
+
+    def forget(client_id: str) -> None:
+        """Forget a session; written soon, in order."""
+
+
+__all__ = [
+    "Answer",
+    "IBrokerLink",
+    "IDelivery",
+    "IDeviceDirectory",
+    "IDeviceRegistry",
+    "ISessionStore",
+    "ISpool",
+    "ITranslator",
+    "StoredSession",
+]

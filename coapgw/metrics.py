@@ -1,0 +1,75 @@
+"""Counters, cheap enough for the message path: an attribute that is added to.
+
+The page that shows them comes with the management API; until then ``snapshot`` is for tests and the log.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.define
+class MessagingCounters:
+    """What the CoAP message layer saw; datagrams unless said otherwise."""
+
+    received: int = 0
+    sent: int = 0
+    malformed: int = 0
+    duplicates: int = 0
+    requests: int = 0
+    pings: int = 0
+    bad_options: int = 0
+    resets_received: int = 0
+    unmatched: int = 0  # ACK, RST or response that belongs to nothing
+    retransmissions: int = 0
+    given_up: int = 0  # own confirmables nobody acknowledged
+    separate: int = 0  # requests that got an empty ACK first
+    evicted_exchanges: int = 0  # forgotten before their lifetime ended, for want of room
+    evicted_endpoints: int = 0
+    refused_busy: int = 0  # requests beyond the pending limit of an endpoint
+    failed_requests: int = 0  # our own fault: a resource raised
+
+
+@attrs.define
+class SocketCounters:
+    """What happened between the kernel and the machine."""
+
+    send_blocked: int = 0
+    send_failed: int = 0
+    receive_failed: int = 0
+    pump_errors: int = 0
+
+
+@attrs.define
+class UplinkCounters:
+    """What became of devices' messages."""
+
+    accepted: int = 0
+    unauthorised: int = 0
+    topic_refused: int = 0
+    too_large: int = 0
+    not_stored: int = 0
+    introduced: int = 0
+
+
+@attrs.define
+class SpoolCounters:
+    """The spool's work; times in seconds."""
+
+    commits: int = 0
+    committed: int = 0
+    commit_seconds: float = 0.0
+    failed_commits: int = 0
+    settled: int = 0
+
+
+@attrs.define
+class BrokerCounters:
+    """The embedded broker's clients and messages."""
+
+    connections: int = 0
+    refused_connections: int = 0
+    protocol_errors: int = 0
+    published_in: int = 0
+    delivered: int = 0
+    dropped: int = 0

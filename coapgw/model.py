@@ -1,0 +1,133 @@
+"""Frozen values that every room understands; no CoAP, HTTP, SQL or MQTT words."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from typing import NamedTuple
+
+import attrs
+
+from coapgw.errors import DeviceRefused
+
+ICCID_DIGITS = range(18, 21)  # ITU-T E.118: up to 19 digits and a check digit; published devices have 18 to 20
+IMSI_DIGITS = 15  # 3GPP TS 23.003 section 2.2
+NAME_LIMIT = 64  # characters
+
+
+class DeviceStatus(enum.Enum):
+    """Whether a device is served."""
+
+    ACTIVE = "ACTIVE"
+    INACTIVE = "INACTIVE"
+
+
+@attrs.frozen
+class Device:
+    """A SIM.
+
+    Args:
+        iccid: 18 to 20 digits, the device id everywhere.
+        imsi: 15 digits, if known.
+        ip: source address on the operator's network in its canonical text form; no two devices share one.
+        name: up to 64 characters, for people.
+        status: an INACTIVE device is treated like an unknown one.
+        created_at: milliseconds since the epoch; with the ICCID it names one life of a device.
+        updated_at: milliseconds since the epoch.
+    """
+
+    iccid: str
+    imsi: str | None = None
+    ip: str | None = None
+    name: str | None = None
+    status: DeviceStatus = DeviceStatus.ACTIVE
+    created_at: int = 0
+    updated_at: int = 0
+
+
+def checked_iccid(value: str) -> str:
+    """Return *value* if it is an ICCID; raise DeviceRefused."""
+    if not (value.isascii() and value.isdigit() and len(value) in ICCID_DIGITS):
+        raise DeviceRefused("iccid", value, "an ICCID has 18 to 20 digits")
+    return value
+
+
+def checked_imsi(value: str) -> str:
+    """Return *value* if it is an IMSI; raise DeviceRefused."""
+    if not (value.isascii() and value.isdigit() and len(value) == IMSI_DIGITS):
+        raise DeviceRefused("imsi", value, "an IMSI has 15 digits")
+    return value
+
+
+def checked_ip(value: str) -> str:
+    """Return the canonical text form of the IPv4 or IPv6 address *value*; raise DeviceRefused.
+
+    An IPv4-mapped IPv6 address means the IPv4 address in it.
+    """
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        raise DeviceRefused("ip", value, "not an IPv4 or IPv6 address") from None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            raise DeviceRefused("ip", value, "an address with a zone names an interface, not a device")
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+    return str(address)
+
+
+def checked_name(value: str) -> str:
+    """Return *value* if it may be a device's name; raise DeviceRefused."""
+    if not 1 <= len(value) <= NAME_LIMIT or not value.isprintable():
+        raise DeviceRefused("name", value, f"a name has 1 to {NAME_LIMIT} printable characters")
+    return value
+
+
+def checked_status(value: str) -> DeviceStatus:
+    """Return the status that *value* names; raise DeviceRefused."""
+    try:
+        return DeviceStatus(value)
+    except ValueError:
+        raise DeviceRefused("status", value, "ACTIVE or INACTIVE") from None
+
+
+class Outgoing(NamedTuple):
+    """A message for MQTT, before it has a place in the spool.
+
+    A NamedTuple, because one is made per message and goes into SQL as it is.
+
+    Args:
+        received: milliseconds since the epoch.
+        iccid: the device it came from.
+        message_id: ``1-<8 hex>-<24 hex>``, unique.
+        topic: MQTT topic, UTF-8, prefix included.
+        payload: MQTT payload.
+    """
+
+    received: int
+    iccid: str
+    message_id: str
+    topic: bytes
+    payload: bytes
+
+
+class Spooled(NamedTuple):
+    """An Outgoing with its place in the spool: *place* grows by one a message and never repeats."""
+
+    place: int
+    received: int
+    iccid: str
+    message_id: str
+    topic: bytes
+    payload: bytes
+
+
+class Introduction(NamedTuple):
+    """A device's first message: *lifecycle* is stored before it, in the same commit, once in the device's life.
+
+    *born* is ``Device.created_at``: a device that was removed and added again begins a new life.
+    """
+
+    iccid: str
+    born: int
+    lifecycle: Outgoing

@@ -1,0 +1,1 @@
+"""Twisted protocols that pump the machines: sockets, batches, one timer each."""

@@ -1,0 +1,1 @@
+"""Everything that must survive: the registry of devices and the spool."""

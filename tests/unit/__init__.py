@@ -1,0 +1,1 @@
+"""Machines and values: no sockets, no sleeps."""
