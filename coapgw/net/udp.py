@@ -80,6 +80,15 @@ class CoapPort(udp.Port):
 
     # ------------------------------------------------------------------ the socket
 
+    def startListening(self) -> None:
+        """Bind and begin to read; raises CannotListenError."""
+        super().startListening()  # type: ignore[no-untyped-call] # Twisted's is untyped
+
+    @property
+    def number(self) -> int:
+        """The port number that was bound."""
+        return int(self.socket.getsockname()[1])
+
     def createInternetSocket(self) -> socket.socket:
         """Make the socket: room for bursts, and packet information where the address does not say it."""
         made: socket.socket = super().createInternetSocket()
