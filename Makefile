@@ -52,7 +52,7 @@ lint: $(TEST_STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy -p coapgw -p tests
-	$(PY) -m mypy bench/run.py
+	$(PY) -m mypy bench/*.py requirements/write_run_in.py
 	.venv/bin/lint-imports
 
 unit: $(TEST_STAMP)

@@ -2,4 +2,4 @@
 
 from twisted.application.service import ServiceMaker
 
-coapgw = ServiceMaker("coapgw", "coapgw.tap", "A CoAP endpoint for cellular IoT devices: CoAP in, MQTT out.", "coapgw")
+coapgw = ServiceMaker("coapgw", "coapgw.tap", "CoAP endpoint for cellular IoT devices.", "coapgw")
