@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -39,9 +40,10 @@ def processor() -> str:
 
 
 def libcoap_version() -> str:
-    """Return what coap-server calls itself."""
-    told = subprocess.run(["coap-server-notls", "-h"], check=False, capture_output=True, text=True)
-    return next((line for line in (told.stderr + told.stdout).splitlines() if "libcoap" in line), "libcoap").strip()
+    """Return the name and version of libcoap, as far as its server tells."""
+    told = subprocess.run(["coap-server-notls", "-?"], check=False, capture_output=True, text=True)
+    found = re.search(r"coap-server\S* v([\d.]+)", told.stderr + told.stdout)
+    return f"libcoap {found[1]}" if found else "libcoap"
 
 
 def conditions(plan: Plan, around: Surroundings) -> list[str]:
@@ -53,11 +55,11 @@ def conditions(plan: Plan, around: Surroundings) -> list[str]:
     return [
         f"{plan.devices} devices, each with an address and a socket of its own and {plan.window} requests outstanding; "
         f"{plan.payload}-byte payload, CON; {plan.seconds:g} s a run after {plan.warm_up:g} s of warm-up, "
-        f"{plan.repeat} runs of each server, taking turns; median (lowest-highest). The server has one core, load generator and "
-        f"subscriber share another.{sharing}",
+        f"{plan.repeat} runs of each server, taking turns; median (lowest-highest). The server has one core, "
+        f"load generator and subscriber share another.{sharing}",
         "",
-        f"{processor()}, {os.cpu_count()} cores; Linux {platform.release().partition('-')[0]}; Python {platform.python_version()}; "
-        f"{libraries}; {libcoap_version()}.",
+        f"{processor()}, {os.cpu_count()} cores; Linux {platform.release().partition('-')[0]}; "
+        f"Python {platform.python_version()}; {libraries}; {libcoap_version()}.",
         "",
         f"Noise of the machine: a fixed Python loop before each run took {spread(loops, ' ms')}; 4 KiB appended and on "
         f"disk ({around.filesystem}): {spread(syncs, ' ms', 2)}.",

@@ -157,9 +157,8 @@ def main() -> None:
     BUILD.mkdir(exist_ok=True)
     measured = {contestant.key: Measured() for contestant in CONTESTANTS if contestant.key in options.only}
     around = Surroundings(filesystem=filesystem(BUILD))
-    rounds = [
-        (contestant, False) for _ in range(plan.repeat) for contestant in CONTESTANTS if contestant.key in measured
-    ]
+    entered = [contestant for contestant in CONTESTANTS if contestant.key in measured]
+    rounds = [(contestant, False) for _ in range(plan.repeat) for contestant in entered]
     if options.long:
         measured.setdefault(GATEWAY.key, Measured())
         rounds.append((GATEWAY, True))
@@ -176,9 +175,8 @@ def main() -> None:
                 measure_peer(plan, contestant, place, measured[contestant.key])
         finally:
             shutil.rmtree(place, ignore_errors=True)
-    (BUILD / "last.json").write_text(
-        json.dumps({key: attrs.asdict(value) for key, value in measured.items()}, indent=1)
-    )
+    everything = {key: attrs.asdict(value) for key, value in measured.items()}
+    (BUILD / "last.json").write_text(json.dumps(everything, indent=1))
     text = write_report(plan, measured, around, SLICE_SECONDS)
     print(text)
     if options.write:

@@ -137,7 +137,7 @@ def gateway(place: Path, core: int, devices: int) -> Iterator[Running]:
         'mqtt.embedded.listen=["127.0.0.1:0"]',
         "uplink.acknowledge=stored",
     )
-    command = [PROGRAMS / "twistd", "-n", "--pidfile=", "-l", log, "coapgw", "--data", data]
+    command: list[str | Path] = [PROGRAMS / "twistd", "-n", "--pidfile=", "-l", log, "coapgw", "--data", data]
     for setting in settings:
         command += ["--set", setting]
     ports_file = data / "ports.json"

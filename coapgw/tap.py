@@ -105,12 +105,12 @@ def makeService(options: Options) -> MultiService:
     from coapgw.service import makeGateway
 
     try:
-        gateway = makeGateway(options.configuration, reactor)
+        gateway: MultiService = makeGateway(options.configuration, reactor)
     except StorageError as refused:
         refuse(f"coapgw cannot start: {refused}", EXIT_REFUSED)
-    twistd_options = options.parent
-    if not twistd_options.get("nodaemon"):
+    of_twistd = options.parent or {}
+    if not of_twistd.get("nodaemon"):
         return gateway  # the waiting parent process is told by twistd itself
-    foreground = Foreground(twistd_options.get("pidfile"))
+    foreground = Foreground(of_twistd.get("pidfile"))
     gateway.setServiceParent(foreground)
     return foreground

@@ -1,4 +1,7 @@
-"""A bare txThings server: POST / is answered 2.04 and forgotten.  Argument: its port, which it prints once it listens."""
+"""A bare txThings server: POST / is answered 2.04 and forgotten.
+
+Its argument is its port; it prints it once it listens.
+"""
 
 from __future__ import annotations
 

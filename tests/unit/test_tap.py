@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from twisted.application.service import IServiceMaker, MultiService, Service
+from twisted.application.service import IServiceMaker, MultiService, Service, ServiceMaker
 from twisted.internet.error import CannotListenError
 from twisted.plugin import getPlugins
 
@@ -25,6 +25,7 @@ class Refusing(Service):
 
 def test_plugin_is_found_with_one_line_of_description() -> None:
     (maker,) = [maker for maker in getPlugins(IServiceMaker) if maker.tapname == "coapgw"]
+    assert isinstance(maker, ServiceMaker)
     assert maker.module == "coapgw.tap"
     assert "\n" not in maker.description
 
