@@ -108,9 +108,8 @@ def makeService(options: Options) -> MultiService:
         gateway: MultiService = makeGateway(options.configuration, reactor)
     except StorageError as refused:
         refuse(f"coapgw cannot start: {refused}", EXIT_REFUSED)
-    of_twistd = options.parent or {}
-    if not of_twistd.get("nodaemon"):
-        return gateway  # the waiting parent process is told by twistd itself
-    foreground = Foreground(of_twistd.get("pidfile"))
+    if options.parent is None or not options.parent["nodaemon"]:
+        return gateway  # a daemon's exception is passed by twistd to the process that waits for it
+    foreground = Foreground(options.parent["pidfile"])
     gateway.setServiceParent(foreground)
     return foreground
