@@ -43,6 +43,7 @@ from coapgw.config_values import (
     without_password,
 )
 from coapgw.errors import ConfigurationInvalid
+from coapgw.model import Acknowledge
 
 
 class MqttMode(enum.Enum):
@@ -72,14 +73,6 @@ class Anonymous(enum.Enum):
     LOOPBACK = "loopback"
     NO = "no"
     YES = "yes"
-
-
-class Acknowledge(enum.Enum):
-    """When a device gets its 2.04."""
-
-    STORED = "stored"
-    PUBLISHED = "published"
-    RECEIVED = "received"
 
 
 @attrs.frozen

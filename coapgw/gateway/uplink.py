@@ -6,7 +6,6 @@ broker has it.
 
 from __future__ import annotations
 
-import enum
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
@@ -18,19 +17,11 @@ from coapgw.gateway.envelope import EnvelopeWriter, MessageIds
 from coapgw.gateway.topics import mqtt_topic
 from coapgw.interfaces import Answer, ISpool, ITranslator
 from coapgw.metrics import UplinkCounters
-from coapgw.model import Device, Introduction, Outgoing
+from coapgw.model import Acknowledge, Device, Introduction, Outgoing
 
 PUBLISH_SECONDS: Final = 60.0  # how long a device waits for the broker, acknowledge = "published"
 WAITING_LIMIT: Final = 100_000  # messages waiting for the broker with a device waiting for them
 LIFECYCLE_TOPIC: Final = b"lifecycle"
-
-
-class Acknowledge(enum.Enum):
-    """When a device's message is acknowledged."""
-
-    STORED = "stored"
-    PUBLISHED = "published"
-    RECEIVED = "received"
 
 
 class NotPublished(CoapgwError):

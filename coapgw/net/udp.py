@@ -64,7 +64,7 @@ class CoapPort(udp.Port):
         counters: SocketCounters | None = None,
     ) -> None:
         """Prepare; ``startListening`` binds."""
-        super().__init__(port, DatagramProtocol(), host, DATAGRAM_LIMIT, reactor)  # type: ignore[no-untyped-call] # Twisted's
+        super().__init__(port, DatagramProtocol(), host, DATAGRAM_LIMIT, reactor)
         self.counters = counters or SocketCounters()
         self.layer = make_layer(self._wake)
         self._reactor_time: IReactorTime = reactor
@@ -82,7 +82,7 @@ class CoapPort(udp.Port):
 
     def startListening(self) -> None:
         """Bind and begin to read; raises CannotListenError."""
-        super().startListening()  # type: ignore[no-untyped-call] # Twisted's is untyped
+        super().startListening()
 
     @property
     def number(self) -> int:
@@ -213,7 +213,7 @@ class CoapPort(udp.Port):
             if call is not None and call.active():
                 call.cancel()
         self._timer = self._flush_call = None
-        super().connectionLost(reason)  # type: ignore[no-untyped-call] # Twisted's is untyped
+        super().connectionLost(reason)
 
 
 def _source(information: bytes) -> _Ancillary:
