@@ -1,7 +1,8 @@
 """Reads TOML into a tree of attrs classes, by their declarations, and collects every mistake on the way.
 
 A tree's fields are sections (attrs classes) or leaves.  The type of a leaf says how it is read:
-``Annotated[T, reader]``, an Enum of words, ``tuple[leaf, ...]`` for a list, or inside a list an attrs class for a table.
+``Annotated[T, reader]``, an Enum of words, ``tuple[leaf, ...]`` for a list, or inside a list an attrs class for a
+table.
 """
 
 from __future__ import annotations
