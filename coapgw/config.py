@@ -291,5 +291,5 @@ def _listens_twice(listens: Mapping[str, Sequence[ListenAddress]]) -> Iterator[t
         for address in addresses:
             if address.port and address in taken:
                 by = taken[address]
-                yield (key, by), f"{address} is there twice" if by == key else f"{address} is taken by {by}"
+                yield (key, by), f"{address} is there twice" if by == key else f"{address} is in {by} and in {key}"
             taken[address] = key

@@ -36,7 +36,7 @@ class Source:
 
     root: type[Any]
     path: KeyPath
-    value: object
+    value: object = attrs.field(repr=False)  # may hold a password
     places: _Places
     given: set[KeyPath] = attrs.field(factory=set)
     complaints: list[tuple[KeyPath, str]] = attrs.field(factory=list)

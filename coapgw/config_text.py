@@ -81,7 +81,7 @@ class Override:
 
     label: str
     path: KeyPath
-    value: object
+    value: object = attrs.field(repr=False)  # may hold a password
 
 
 def parsed_override(word: str) -> Override:

@@ -283,8 +283,8 @@ BRIDGE = 'expected mqtt://user:password@host:1883 or mqtts://…, or "", got tex
         ('mqtt.embedded.users=[{name="x", password="x"}, {name="x", password="y"}]', 'two users are called "x"'),
         ("mqtt.mode=bridge", '--set mqtt.mode=…: "bridge" needs mqtt.bridge.url, the address of a broker'),
         ('coap.listen=["127.0.0.1:5", "127.0.0.1:5"]', "--set coap.listen=…: 127.0.0.1:5 is there twice"),
-        ('coap.listen=["0.0.0.0:5684"]', "--set coap.listen=…: 0.0.0.0:5684 is taken by coap.listen"),
-        ("http.listen=127.0.0.1:1883", "127.0.0.1:1883 is taken by http.listen"),
+        ('coap.listen=["0.0.0.0:5684"]', "--set coap.listen=…: 0.0.0.0:5684 is in coap.listen and in coaps.listen"),
+        ("http.listen=127.0.0.1:1883", "127.0.0.1:1883 is in http.listen and in mqtt.embedded.listen"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_one_sentence(override: str, sentence: str) -> None:
