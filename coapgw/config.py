@@ -227,23 +227,23 @@ def load(path: Path | None, overrides: Sequence[str] = (), data: Path | None = N
     Raises ConfigurationInvalid with all mistakes: those of the file by line, those of the overrides in their order,
     then what does not go together.
     """
-    sources: list[Source] = []
-    mistakes: list[str] = []
     openers = [functools.partial(file_source, Config, path)] if path is not None else []
     openers += [functools.partial(override_source, Config, word) for word in overrides]
+    values: dict[KeyPath, object] = {}
+    sources: list[Source] = []
+    mistakes: list[str] = []
     for opened in openers:
         try:
-            sources.append(opened())
+            source = opened()
         except Unreadable as unreadable:
             mistakes.append(str(unreadable))
-    all_readable = not mistakes
-    values: dict[KeyPath, object] = {}
-    for source in sources:
-        mistakes += source.read_into(values)
+        else:
+            sources.append(source)
+            mistakes += source.read_into(values)
     if data is not None:
         values["data",] = data
     config = built(Config, (), values)
-    if all_readable:  # otherwise what is missing may be in what could not be read
+    if len(sources) == len(openers):  # otherwise what is missing may be in what could not be read
         mistakes += _contradictions(config, sources)
     if mistakes:
         raise ConfigurationInvalid(mistakes)
@@ -291,5 +291,5 @@ def _listens_twice(listens: Mapping[str, Sequence[ListenAddress]]) -> Iterator[t
         for address in addresses:
             if address.port and address in taken:
                 by = taken[address]
-                yield (key, by), f"{address} is there twice" if by == key else f"{address} is taken by {by}"
+                yield (key, by), f"{address} is there twice" if by == key else f"{address} is in {by} and in {key}"
             taken[address] = key

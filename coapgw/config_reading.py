@@ -1,7 +1,8 @@
 """Reads TOML into a tree of attrs classes, by their declarations, and collects every mistake on the way.
 
 A tree's fields are sections (attrs classes) or leaves.  The type of a leaf says how it is read:
-``Annotated[T, reader]``, an Enum of words, ``tuple[leaf, ...]`` for a list, or inside a list an attrs class for a table.
+``Annotated[T, reader]``, an Enum of words, ``tuple[leaf, ...]`` for a list, or inside a list an attrs class for a
+table.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Source:
 
     root: type[Any]
     path: KeyPath
-    value: object
+    value: object = attrs.field(repr=False)  # may hold a password
     places: _Places
     given: set[KeyPath] = attrs.field(factory=set)
     complaints: list[tuple[KeyPath, str]] = attrs.field(factory=list)

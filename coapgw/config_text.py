@@ -16,7 +16,7 @@ import attrs
 from coapgw.config_values import shown_text
 
 FILE_LIMIT = 1 << 20  # bytes; a file beyond that is no configuration (and /dev/zero has no end)
-EFFORT_LIMIT = 6_000_000  # characters parsed to find lines, about two seconds; keys beyond are named without a line
+EFFORT_LIMIT = 6_000_000  # characters parsed to find lines, one to two seconds; keys beyond are named without a line
 DEPTH_LIMIT = 8  # levels of keys that are given lines; the deepest key of ours has 5
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -81,7 +81,7 @@ class Override:
 
     label: str
     path: KeyPath
-    value: object
+    value: object = attrs.field(repr=False)  # may hold a password
 
 
 def parsed_override(word: str) -> Override:
@@ -114,7 +114,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     lines in one statement reaches, the keys that follow are missing.
     """
     index = _KeyIndex()
-    lines = text.split("\n")  # TOML knows no other line ends, and "\r\n" ends in one of these
+    lines = text.replace("\r\n", "\n").split("\n")  # TOML knows no other line ends
     begin, effort = 0, 0
     for end, line in enumerate(lines, start=1):
         # A comma outside of a comment ends no statement: spares parsing a long list again with each of its lines.
