@@ -36,6 +36,12 @@ $(RUN_STAMP): requirements/run.txt requirements/venv setup.cfg pyproject.toml
 	@touch $@
 	@echo 'installed: .venv/bin/twistd and .venv/bin/coapgw'
 
+# A checkout that was moved or copied brought along an environment that points to its old place.
+ifneq ($(shell cat .venv/.place 2>/dev/null),$(CURDIR))
+$(RUN_STAMP): elsewhere
+endif
+elsewhere:
+
 $(TEST_STAMP): $(RUN_STAMP) requirements/test.txt
 	@$(PY) -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/test.txt
 	@touch $@
@@ -78,4 +84,4 @@ clean:
 	rm -rf .import_linter_cache twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install demo test prerequisites lint unit bench lock clean
+.PHONY: elsewhere help install demo test prerequisites lint unit bench lock clean
