@@ -9,6 +9,8 @@ PY = .venv/bin/python
 RUN_STAMP = .venv/.installed
 TEST_STAMP = .venv/.installed-test
 UV = uv==0.13.9
+# Debian keeps mosquitto in sbin, which is not on everybody's path.
+SBIN = PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 # How long the demo runs.  Only what stands on make's own command line counts: bash calls its clock SECONDS too,
 # and make takes any exported variable for a setting.
@@ -34,6 +36,12 @@ $(RUN_STAMP): requirements/run.txt requirements/venv setup.cfg pyproject.toml
 	@touch $@
 	@echo 'installed: .venv/bin/twistd and .venv/bin/coapgw'
 
+# A checkout that was moved or copied brought along an environment that points to its old place.
+ifneq ($(shell cat .venv/.place 2>/dev/null),$(CURDIR))
+$(RUN_STAMP): elsewhere
+endif
+elsewhere:
+
 $(TEST_STAMP): $(RUN_STAMP) requirements/test.txt
 	@$(PY) -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/test.txt
 	@touch $@
@@ -43,7 +51,7 @@ demo: install
 
 # One pytest run, so that its closing line speaks for all tests.
 test: lint prerequisites
-	$(PY) -m pytest tests/unit tests/integration tests/interop
+	$(SBIN) $(PY) -m pytest tests/unit tests/integration tests/interop
 
 prerequisites:
 	@tests/prerequisites
@@ -53,14 +61,14 @@ lint: $(TEST_STAMP)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy -p coapgw -p tests
 	$(PY) -m mypy bench/*.py requirements/write_run_in.py
-	.venv/bin/lint-imports
+	.venv/bin/lint-imports --no-logo
 
 unit: $(TEST_STAMP)
 	$(PY) -m pytest -q tests/unit
 
 bench: $(TEST_STAMP) prerequisites
 	$(MAKE) -C bench/load
-	$(PY) bench/run.py $(BENCH)
+	$(SBIN) $(PY) bench/run.py $(BENCH)
 
 # --universal: one file for every Python and platform that setup.cfg names.
 lock: $(RUN_STAMP)
@@ -76,4 +84,4 @@ clean:
 	rm -rf .import_linter_cache twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install demo test prerequisites lint unit bench lock clean
+.PHONY: elsewhere help install demo test prerequisites lint unit bench lock clean

@@ -122,15 +122,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def gateway(place: Path, core: int, devices: int) -> Iterator[Running]:
-    """Run ``twistd -n coapgw`` with embedded broker, *devices* registered, and everything else as it comes."""
+def gateway(place: Path, core: int, devices: int, settings: Sequence[str] = ()) -> Iterator[Running]:
+    """Run ``twistd -n coapgw`` with embedded broker, *devices* registered, *settings*, and the rest as it comes."""
     data, log, device_list = place / "data", place / "gateway.log", place / "devices.csv"
     rows = [f"8988280666{index:09d},{ip}" for index, ip in enumerate(addresses(devices))]
     device_list.write_text("\n".join(["iccid,ip", *rows]) + "\n")
     subprocess.run(
         [PROGRAMS / "coapgw", "--data", data, "device", "import", device_list], check=True, stdout=subprocess.DEVNULL
     )
-    settings = (
+    own_settings = (
         'coap.listen=["127.0.0.1:0"]',
         "coaps.listen=[]",
         'http.listen="127.0.0.1:0"',
@@ -138,7 +138,7 @@ def gateway(place: Path, core: int, devices: int) -> Iterator[Running]:
         "uplink.acknowledge=stored",
     )
     command: list[str | Path] = [PROGRAMS / "twistd", "-n", "--pidfile=", "-l", log, "coapgw", "--data", data]
-    for setting in settings:
+    for setting in (*own_settings, *settings):
         command += ["--set", setting]
     ports_file = data / "ports.json"
     with process(pinned(core, command), place / "gateway.err") as running:

@@ -96,7 +96,7 @@ class Foreground(MultiService):
 
 
 def makeService(options: Options) -> MultiService:
-    """Return the gateway for these options, not started; exit with status 1 if it cannot be built.
+    """Return the gateway for these options, not started; exit with status 1 or 2 if it cannot be built.
 
     twistd becomes a daemon only afterwards: nothing here may open a database or start a thread.
     """
@@ -106,6 +106,8 @@ def makeService(options: Options) -> MultiService:
 
     try:
         gateway: MultiService = makeGateway(options.configuration, reactor)
+    except ConfigurationInvalid as invalid:
+        refuse("\n".join(invalid.mistakes), EXIT_USAGE)
     except StorageError as refused:
         refuse(f"coapgw cannot start: {refused}", EXIT_REFUSED)
     if options.parent is None or not options.parent["nodaemon"]:
