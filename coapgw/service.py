@@ -1,7 +1,7 @@
 """The wiring: what a gateway is made of and how a message passes through it, to be read from top to bottom.
 
-``makeGateway`` gives a ``MultiService`` for any Twisted application.  Nothing is opened before it starts: twistd becomes
-a daemon in between, and neither threads nor locks survive that.
+``makeGateway`` gives a ``MultiService`` for any Twisted application.  Nothing is opened before it starts: twistd
+becomes a daemon in between, and neither threads nor locks survive that.
 """
 
 from __future__ import annotations
@@ -176,9 +176,7 @@ class Gateway(MultiService):
         self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
         self.coap_ports = []
         for address in config.coap.listen:
-            port = CoapPort(
-                address.port, address.host, self._layer, reactor, receive_buffer=config.coap.receive_buffer
-            )
+            port = CoapPort(address.port, address.host, self._layer, reactor, receive_buffer=config.coap.receive_buffer)
             port.startListening()
             self.coap_ports.append(port)
         self.publisher.start(self.link)

@@ -1,7 +1,7 @@
 """``make demo``: a gateway, a few devices that send to it over real sockets, and a live view of what reaches MQTT.
 
-The gateway is a process of its own, started as an operator would.  The devices are CoAP clients on loopback addresses of
-their own (127.1.0.1, 127.1.0.2, …), as SIMs on an operator's network have them.
+The gateway is a process of its own, started as an operator would.  The devices are CoAP clients on loopback addresses
+of their own (127.1.0.1, 127.1.0.2, …), as SIMs on an operator's network have them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import csv
+import itertools
 import json
 import random
 import shutil
@@ -17,17 +18,23 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from random import SystemRandom
+from typing import IO, Any, Final
 
 import attrs
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.python.failure import Failure
 
 from coapgw.coap.codec import CHANGED, POST, URI_QUERY
+from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.outgoing import NoResponse, Response
-
-if TYPE_CHECKING:
-    from coapgw.coap.messaging import MessageLayer
+from coapgw.coap.site import Branch, ResourceSite
+from coapgw.net.mqtt_client import MqttSubscriber
+from coapgw.net.udp import CoapPort
 
 DEVICES: Final = 4
 START_SECONDS: Final = 30.0
@@ -101,7 +108,7 @@ class GatewayProcess:
         ]
         self._log: IO[bytes] = self._log_path.open("wb")
         self.process = subprocess.Popen(
-            [python, "-m", "twisted", "--version"] if not ports else self._command(python, data, settings),
+            self._command(python, data, settings),
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the demo, which stops the gateway in order
@@ -144,32 +151,35 @@ class Demo:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """Begin with nothing sent."""
-        self._say = say
+        self.say = say
         self.acknowledged: set[tuple[str, bytes]] = set()
         self.arrived: set[tuple[str, bytes]] = set()
         self.refused = 0
         self._random = random.Random()
+        self._numbers = itertools.count(1)
 
-    def send(self, layer: MessageLayer, device: SimulatedDevice, gateway: tuple[str, int], now: float) -> None:
+    def send(self, layer: MessageLayer, device: SimulatedDevice, gateway: tuple[str, int]) -> None:
         """Have a device send a reading."""
         reading = round(device.value + self._random.uniform(-0.5, 0.5), 2)
-        payload = f"{reading} {device.unit} #{len(self.acknowledged)}".encode()
+        payload = f"{reading} {device.unit} #{next(self._numbers)}".encode()
 
         def concluded(outcome: Response | NoResponse) -> None:
             if isinstance(outcome, Response) and outcome.code == CHANGED:
                 self.acknowledged.add((device.iccid, payload))
-                self._say(f"coap  {device.address} -> 2.04  POST /?t={device.sensor}  {payload.decode()}")
+                self.say(f"coap  {device.address} -> 2.04  POST /?t={device.sensor}  {payload.decode()}")
             else:
                 self.refused += 1
-                self._say(f"coap  {device.address} -> {outcome}")
+                self.say(f"coap  {device.address} -> {outcome}")
 
         query = (URI_QUERY, f"t={device.sensor}".encode())
-        layer.request(gateway, POST, concluded, now, options=(query,), payload=payload, timeout=ANSWER_SECONDS)
+        layer.request(
+            gateway, POST, concluded, time.monotonic(), options=(query,), payload=payload, timeout=ANSWER_SECONDS
+        )
 
     def arrive(self, topic: str, payload: bytes) -> None:
         """Take a message from MQTT."""
         shown = payload.decode("utf-8", "replace")
-        self._say(f"mqtt  {topic}  {shown}")
+        self.say(f"mqtt  {topic}  {shown}")
         message = json.loads(payload)
         if message["type"] == "TELEMETRY_DATA":
             self.arrived.add((message["device"]["iccid"], base64.b64decode(message["payload"]["value"])))
@@ -178,3 +188,98 @@ class Demo:
     def missing(self) -> int:
         """How many acknowledged messages have not arrived."""
         return len(self.acknowledged - self.arrived)
+
+    def verdict(self) -> tuple[str, int]:
+        """Return the closing line and the exit status: 0 only if messages arrived and none is missing."""
+        line = (
+            f"{len(self.acknowledged)} messages acknowledged with 2.04, {len(self.arrived)} of them seen on MQTT, "
+            f"{self.missing} missing, {self.refused} without a 2.04"
+        )
+        return line, 0 if self.arrived and not self.missing else 1
+
+
+@inlineCallbacks
+def run(
+    reactor: Any, gateway: GatewayProcess, demo: Demo, seconds: float | None, stop: Deferred[None]
+) -> Iterator[Any]:
+    """Wait for the gateway, watch MQTT, have the devices send, until *seconds* are over or *stop* fires."""
+    deadline = reactor.seconds() + START_SECONDS
+    ports = gateway.ports()
+    while ports is None:
+        if reactor.seconds() > deadline:
+            raise SystemExit(f"the gateway was not ready after {START_SECONDS:.0f} s")
+        yield deferLater(reactor, 0.1)
+        ports = gateway.ports()
+    demo.say(f"the gateway is ready: CoAP on 127.0.0.1:{ports['coap']}, MQTT on 127.0.0.1:{ports['mqtt']}")
+    subscriber = MqttSubscriber(reactor, "127.0.0.1", ports["mqtt"], [("#", 1)], demo.arrive)
+    subscriber.startService()
+    yield subscriber.subscribed
+    sockets = [(device, _client_socket(device, reactor)) for device in devices()]
+    for number, (device, port) in enumerate(sockets):
+        sending = LoopingCall(demo.send, port.layer, device, ("127.0.0.1", ports["coap"]))
+        reactor.callLater(number * SEND_SECONDS / DEVICES, sending.start, SEND_SECONDS)
+        stop.addCallback(lambda _, sending=sending: sending.stop() if sending.running else None)
+    if seconds is not None:
+        reactor.callLater(seconds, lambda: None if stop.called else stop.callback(None))
+    yield stop
+    deadline = reactor.seconds() + ARRIVE_SECONDS
+    while demo.missing and reactor.seconds() < deadline:
+        yield deferLater(reactor, 0.1)
+    yield subscriber.stopService()
+    for _, port in sockets:
+        yield port.stopListening()
+
+
+def _client_socket(device: SimulatedDevice, reactor: Any) -> CoapPort:
+    """Return a device's socket, on its own address."""
+
+    def make(wake: Callable[[], None]) -> MessageLayer:
+        return MessageLayer(ResourceSite(Branch()), Nobody(), SystemRandom(), wake=wake)
+
+    port = CoapPort(0, device.address, make, reactor)
+    port.startListening()
+    return port
+
+
+class Nobody:
+    """A device serves nobody."""
+
+    generation = 0
+
+    def identify(self, address: object) -> None:
+        """Know nobody."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; return the exit status."""
+    parser = argparse.ArgumentParser(prog="coapgw demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=None, help="end by itself; without it Ctrl-C ends the demo")
+    arguments = parser.parse_args(argv)
+    from twisted.internet import reactor
+
+    data = Path(tempfile.mkdtemp(prefix="coapgw-demo-"))
+    demo = Demo(lambda line: print(line, flush=True))
+    gateway: GatewayProcess | None = None
+    ended: list[Failure] = []
+    stop: Deferred[None] = Deferred()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: reactor.callFromThread(lambda: None if stop.called else stop.callback(None)))
+    try:
+        gateway = GatewayProcess(data)
+        running = run(reactor, gateway, demo, arguments.seconds, stop)
+        running.addErrback(ended.append)
+        running.addBoth(lambda _: reactor.stop())
+        reactor.run(installSignalHandlers=False)
+        if ended:
+            print(f"the demo failed: {ended[0].getErrorMessage()}", file=sys.stderr)
+    finally:
+        if gateway is not None:
+            gateway.stop()
+        shutil.rmtree(data, ignore_errors=True)
+    line, status = demo.verdict()
+    print(line)
+    return 1 if ended else status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -141,7 +141,7 @@ class CoapPort(udp.Port):
             counters.receive_failed += 1  # e.g. a late ICMP error of an answer; the socket goes on
         finally:
             self._reading = False
-        self._flush()
+        self.flush()
 
     def _receive_plain(self) -> tuple[bytes, Address]:
         return self.socket.recvfrom(DATAGRAM_LIMIT)
@@ -160,9 +160,9 @@ class CoapPort(udp.Port):
     def _flush_later(self) -> None:
         self._flush_call = None
         if self.socket is not None:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Send what the layer has to send; what the system will not take is lost, as datagrams may be."""
         now = self._monotonic()
         send: Callable[[bytes, Any], object] = self._send_with_information if self._wildcard else self.socket.sendto
@@ -205,7 +205,7 @@ class CoapPort(udp.Port):
             self.counters.pump_errors += 1
             if self.counters.pump_errors <= FAILURES_LOGGED:
                 self.log.failure("a timer of the message layer failed")
-        self._flush()
+        self.flush()
 
     def connectionLost(self, reason: object = None) -> None:
         """Stop the timer with the socket."""
