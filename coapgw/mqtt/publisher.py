@@ -89,16 +89,17 @@ class Publisher:
         self._hand_over_settled()
         if self._tail < self._newest and len(ready) < READ_LIMIT and not self._reading:
             self._reading = True
-            self._spool.read(self._tail, READ_LIMIT).addCallbacks(self._read, self._not_read)
+            reading = self._spool.read(self._tail, READ_LIMIT)
+            reading.addCallbacks(self._read, self._not_read, callbackArgs=(self._newest,))
 
-    def _read(self, messages: list[Spooled]) -> None:
+    def _read(self, messages: list[Spooled], newest: int) -> None:
+        """Take what was read; *newest* was committed when the read was asked for."""
         self._reading = False
         if messages:
             self._ready.extend(messages)
             self._tail = messages[-1].place
         if len(messages) < READ_LIMIT:
-            # It saw everything: the spool reports commits and reads in the order its writer did them.
-            self._tail = self._newest
+            self._tail = max(self._tail, newest)  # places up to there that did not come never will: failed, or settled
         self._deliver_or_read()
 
     def _not_read(self, failure: Failure) -> None:

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coapgw.config import (
-    Acknowledge,
     Anonymous,
     Config,
     EmbeddedSection,
@@ -32,6 +31,7 @@ from coapgw.config import (
 )
 from coapgw.config_values import ListenAddress
 from coapgw.errors import ConfigurationInvalid
+from coapgw.model import Acknowledge
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "etc" / "coapgw.toml"
