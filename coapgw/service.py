@@ -33,11 +33,11 @@ from coapgw.gateway.authorise import DevicesByAddress
 from coapgw.gateway.envelope import MessageIds
 from coapgw.gateway.resources import make_root
 from coapgw.gateway.uplink import Uplink, UplinkSettings
-from coapgw.mqtt.access import AccessRules, User
+from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser
 from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publisher import Publisher
-from coapgw.net.mqtt import MqttServerFactory
+from coapgw.net.mqtt import BrokerPump, MqttServerFactory
 from coapgw.net.udp import CoapPort
 from coapgw.storage.database import open_registry
 from coapgw.storage.directory import DeviceDirectory
@@ -116,7 +116,7 @@ class Gateway(MultiService):
         """Open what must survive: devices, the spool, MQTT sessions."""
         config = self.config
         registry = open_registry(config.registry.url, self._data)
-        self._closing.append(registry.dispose)
+        self._closing.append(registry.close)
         self.directory = DeviceDirectory(registry, self._reactor)
         self.directory.load()
         self.directory.setServiceParent(self)
@@ -128,9 +128,9 @@ class Gateway(MultiService):
     def _build_mqtt(self) -> None:
         """Build the way out: spool, publisher, link, broker."""
         embedded = self.config.mqtt.embedded
-        users = [User(user.name, user.password, user.publish, user.subscribe) for user in embedded.users]
+        users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in embedded.users]
         self.broker = Broker(
-            AccessRules(users, embedded.anonymous.value),
+            AccessList(users, AnonymousPolicy(embedded.anonymous.value)),
             BrokerLimits(
                 max_packet=embedded.max_packet,
                 max_queue=embedded.max_queue,
@@ -139,8 +139,9 @@ class Gateway(MultiService):
             ),
             store=self.sessions,
         )
-        known_clients = self.broker.restore(self.sessions.load())
-        self._closing.append(self.broker.shut_down)
+        known_clients = self.broker.restore(self.sessions.load(), time.monotonic())
+        self._broker_pump = BrokerPump(self.broker, self._reactor)
+        self._closing.append(self._broker_pump.stop)
         self.publisher = Publisher(self.spool, self._reactor, self._published)
         self._closing.append(self.publisher.stop)
         self.link = EmbeddedLink(self.broker, self.publisher, time.monotonic, self._is_patient)
@@ -187,7 +188,7 @@ class Gateway(MultiService):
 
     def _listen_mqtt(self, address: ListenAddress) -> IListeningPort:
         loopback = address.host == "localhost" or ipaddress.ip_address(address.host).is_loopback
-        factory = MqttServerFactory(self.broker, self._reactor, loopback)
+        factory = MqttServerFactory(self._broker_pump, loopback)
         port: IListeningPort = self._reactor.listenTCP(address.port, factory, 1000, address.host)
         self._closing.append(port.stopListening)
         return port

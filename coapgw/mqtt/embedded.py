@@ -19,7 +19,8 @@ from zope.interface import implementer
 
 from coapgw.interfaces import IBrokerLink, IDelivery
 from coapgw.model import Spooled
-from coapgw.mqtt.broker import Broker, Publication
+from coapgw.mqtt.broker import Broker
+from coapgw.mqtt.session import Publication
 
 HOLD_SECONDS: Final = 10.0
 STALLED_SECONDS: Final = 10.0
@@ -78,6 +79,6 @@ class EmbeddedLink:
 
     def deliver(self, message: Spooled) -> None:
         """Publish a message; the broker of this process always takes it."""
-        publication = Publication(message.topic, message.payload, QOS, False, self._settled, message.place)
-        self._broker.publish(publication)
-        self._accepted(message.place)
+        place = message.place
+        self._broker.publish(Publication(message.topic, message.payload, QOS, settled=self._settled, place=place))
+        self._accepted(place)
