@@ -67,9 +67,14 @@ class SpoolCounters:
 class BrokerCounters:
     """The embedded broker's clients and messages."""
 
-    connections: int = 0
-    refused_connections: int = 0
+    connections: int = 0  # taken, since the start
+    refused_connections: int = 0  # too many, or a CONNECT that was not accepted
     protocol_errors: int = 0
-    published_in: int = 0
+    timeouts: int = 0  # no CONNECT in time, or nothing for one and a half keepalives
+    pump_errors: int = 0
+    published_in: int = 0  # from clients
+    refused_publishes: int = 0  # from clients that may not
     delivered: int = 0
-    dropped: int = 0
+    dropped: int = 0  # because a client was slow or away too long
+    not_retained: int = 0  # for want of room
+    ended_sessions: int = 0  # of clients that were away, for want of room

@@ -1,0 +1,62 @@
+"""What one connection has to send, gathered until the end of the reactor's turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+FULL_BYTES: Final = 262_144  # gathered in one turn before messages wait in their session instead: many thousands fit
+
+
+@attrs.define(eq=False)
+class Outbox:
+    """Bytes on their way to one peer.
+
+    Args:
+        wake: told when there are bytes after there were none.
+
+    ``full`` means that messages should wait in their session; replies may still be added.
+    """
+
+    wake: Callable[[], None]
+    full: bool = False
+    paused: bool = False
+    size: int = 0
+    _parts: list[bytes] = attrs.Factory(list)
+
+    def append(self, packet: bytes) -> None:
+        """Add the bytes of a packet."""
+        parts = self._parts
+        if not parts:
+            self.wake()
+        parts.append(packet)
+        self.size += len(packet)
+        if self.size >= FULL_BYTES:
+            self.full = True
+
+    def pause(self) -> None:
+        """The transport takes no more for now."""
+        self.paused = self.full = True
+
+    def resume(self) -> None:
+        """The transport takes bytes again."""
+        self.paused = False
+        self.full = self.size >= FULL_BYTES
+        if self._parts:
+            self.wake()
+
+    def take(self) -> bytes:
+        """Return everything and begin anew; nothing while paused."""
+        if self.paused:
+            return b""
+        data = b"".join(self._parts)
+        self.discard()
+        return data
+
+    def discard(self) -> None:
+        """Forget everything."""
+        self._parts.clear()
+        self.size = 0
+        self.full = self.paused
