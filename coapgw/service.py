@@ -10,16 +10,19 @@ import ipaddress
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from random import SystemRandom
 from typing import Any, Final
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from txthings.resource import CoAPResource
 
 from coapgw import __version__
@@ -40,6 +43,7 @@ from coapgw.mqtt.publisher import Publisher
 from coapgw.net.mqtt import BrokerPump, MqttServerFactory
 from coapgw.net.udp import CoapPort
 from coapgw.storage.database import open_registry
+from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
 from coapgw.storage.sessions import SqliteSessionStore
 from coapgw.storage.spool import Spool, open_spool
@@ -73,6 +77,18 @@ def _not_built(config: Config) -> Iterator[tuple[bool, str]]:
     yield config.mqtt.embedded.engine is Engine.AMQTT, 'mqtt.embedded.engine: "amqtt" is not in this version yet'
 
 
+def _now_ms() -> int:
+    """Return the milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _number(port: IListeningPort) -> int:
+    """Return the number of a TCP port."""
+    address = port.getHost()
+    assert isinstance(address, IPv4Address | IPv6Address)
+    return address.port
+
+
 class Gateway(MultiService):
     """One gateway: its parts are attributes once it has started, in the order a message passes them.
 
@@ -98,8 +114,8 @@ class Gateway(MultiService):
         """Open and connect everything, and listen."""
         try:
             self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self._data / "ports.json").unlink(missing_ok=True)
             self._open_storage()
+            (self._data / "ports.json").unlink(missing_ok=True)  # ours now: the spool is locked
             self._build_mqtt()
             self._build_coap()
             self._listen()
@@ -117,9 +133,9 @@ class Gateway(MultiService):
         config = self.config
         registry = open_registry(config.registry.url, self._data)
         self._closing.append(registry.close)
-        self.directory = DeviceDirectory(registry, self._reactor)
+        self.directory = DeviceDirectory(DeviceRegistry(registry, _now_ms).changes_since)
         self.directory.load()
-        self.directory.setServiceParent(self)
+        self.directory.follow(self._reactor).setServiceParent(self)
         self.sessions = SqliteSessionStore(self._data / "broker.db")
         self._closing.append(self.sessions.close)
         self.spool: Spool = open_spool(self._data / "spool.db", self._reactor, config.spool.max_bytes)
@@ -198,7 +214,7 @@ class Gateway(MultiService):
         self.ports = {
             "coap": [port.number for port in self.coap_ports],
             "coaps": [],
-            "mqtt": [port.getHost().port for port in self.mqtt_ports],
+            "mqtt": [_number(port) for port in self.mqtt_ports],
             "http": None,
         }
         try:
@@ -227,7 +243,7 @@ class Gateway(MultiService):
     # ------------------------------------------------------------------ stop
 
     @inlineCallbacks
-    def stopService(self) -> Iterator[Deferred[Any]]:
+    def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """Take nothing more in, bring what was taken to disk, answer it, then close."""
         for port in self.coap_ports:
             port.stopReading()
@@ -241,11 +257,18 @@ class Gateway(MultiService):
         with suppress(OSError):
             (self._data / "ports.json").unlink(missing_ok=True)
 
-    def _close(self) -> Deferred[None]:
+    def _close(self) -> Deferred[Any]:
         """Close what was opened, the last first."""
         closing, self._closing = self._closing, []
-        done = maybeDeferred(lambda: None)
+        done: Deferred[Any] = succeed(None)
         for close in reversed(closing):
-            done.addCallback(lambda _, close=close: close())
-            done.addErrback(lambda failure: self.log.failure("something did not close in order", failure=failure))
-        return done.addCallback(lambda _: None)
+            done.addCallback(partial(_call, close))
+            done.addErrback(self._not_closed)
+        return done
+
+    def _not_closed(self, failure: Failure) -> None:
+        self.log.failure("something did not close in order", failure=failure)
+
+
+def _call(close: Callable[[], object], _: object) -> object:
+    return close()

@@ -19,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import IO, Any, Final
 
 import attrs
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
@@ -120,10 +121,9 @@ class GatewayProcess:
         return [*twistd, "--data", str(data), *(f"--set={setting}" for setting in settings)]
 
     def ports(self) -> dict[str, int] | None:
-        """Return the ports once the gateway is ready; raises SystemExit if it ended."""
+        """Return the ports once the gateway is ready.  Raises RuntimeError if it ended."""
         if self.process.poll() is not None:
-            sys.stderr.write(self._log_path.read_text(errors="replace"))
-            raise SystemExit("the gateway did not start")
+            raise RuntimeError(f"the gateway did not start:\n{self._log_path.read_text(errors='replace')}")
         try:
             listening = json.loads(self._ports_file.read_text())
         except (OSError, ValueError):
@@ -176,10 +176,9 @@ class Demo:
             gateway, POST, concluded, time.monotonic(), options=(query,), payload=payload, timeout=ANSWER_SECONDS
         )
 
-    def arrive(self, topic: str, payload: bytes) -> None:
+    def arrive(self, topic: bytes, payload: bytes) -> None:
         """Take a message from MQTT."""
-        shown = payload.decode("utf-8", "replace")
-        self.say(f"mqtt  {topic}  {shown}")
+        self.say(f"mqtt  {topic.decode()}  {payload.decode()}")
         message = json.loads(payload)
         if message["type"] == "TELEMETRY_DATA":
             self.arrived.add((message["device"]["iccid"], base64.b64decode(message["payload"]["value"])))
@@ -201,33 +200,42 @@ class Demo:
 @inlineCallbacks
 def run(
     reactor: Any, gateway: GatewayProcess, demo: Demo, seconds: float | None, stop: Deferred[None]
-) -> Iterator[Any]:
+) -> Generator[Deferred[Any], Any, None]:
     """Wait for the gateway, watch MQTT, have the devices send, until *seconds* are over or *stop* fires."""
     deadline = reactor.seconds() + START_SECONDS
-    ports = gateway.ports()
-    while ports is None:
+    while (ports := gateway.ports()) is None:
         if reactor.seconds() > deadline:
-            raise SystemExit(f"the gateway was not ready after {START_SECONDS:.0f} s")
+            raise TimeoutError(f"the gateway was not ready after {START_SECONDS:.0f} s")
         yield deferLater(reactor, 0.1)
-        ports = gateway.ports()
     demo.say(f"the gateway is ready: CoAP on 127.0.0.1:{ports['coap']}, MQTT on 127.0.0.1:{ports['mqtt']}")
-    subscriber = MqttSubscriber(reactor, "127.0.0.1", ports["mqtt"], [("#", 1)], demo.arrive)
-    subscriber.startService()
-    yield subscriber.subscribed
-    sockets = [(device, _client_socket(device, reactor)) for device in devices()]
-    for number, (device, port) in enumerate(sockets):
-        sending = LoopingCall(demo.send, port.layer, device, ("127.0.0.1", ports["coap"]))
-        reactor.callLater(number * SEND_SECONDS / DEVICES, sending.start, SEND_SECONDS)
-        stop.addCallback(lambda _, sending=sending: sending.stop() if sending.running else None)
+    subscribed: Deferred[None] = Deferred()
+    subscriber = MqttSubscriber(
+        reactor, "127.0.0.1", ports["mqtt"], [(b"#", 1)], demo.arrive, on_subscribed=partial(_fire, subscribed)
+    )
+    subscriber.start()
+    yield subscribed
     if seconds is not None:
-        reactor.callLater(seconds, lambda: None if stop.called else stop.callback(None))
+        reactor.callLater(seconds, _fire, stop)
+    sockets = [(device, _client_socket(device, reactor)) for device in devices()]
+    senders = [LoopingCall(demo.send, port.layer, device, ("127.0.0.1", ports["coap"])) for device, port in sockets]
+    for number, sender in enumerate(senders):
+        yield deferLater(reactor, SEND_SECONDS / DEVICES * (number > 0))
+        sender.start(SEND_SECONDS)
     yield stop
+    for sender in senders:
+        sender.stop()
     deadline = reactor.seconds() + ARRIVE_SECONDS
     while demo.missing and reactor.seconds() < deadline:
         yield deferLater(reactor, 0.1)
-    yield subscriber.stopService()
+    yield maybeDeferred(subscriber.stop)
     for _, port in sockets:
-        yield port.stopListening()
+        yield maybeDeferred(port.stopListening)
+
+
+def _fire(waiting: Deferred[None]) -> None:
+    """Fire a Deferred that may have fired."""
+    if not waiting.called:
+        waiting.callback(None)
 
 
 def _client_socket(device: SimulatedDevice, reactor: Any) -> CoapPort:
@@ -246,39 +254,40 @@ class Nobody:
 
     generation = 0
 
-    def identify(self, address: object) -> None:
+    def identify(self, address: object) -> object | None:
         """Know nobody."""
+        return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit status."""
-    parser = argparse.ArgumentParser(prog="coapgw demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="coapgw demo", description="A gateway, a few devices, and a view of MQTT.")
     parser.add_argument("--seconds", type=float, default=None, help="end by itself; without it Ctrl-C ends the demo")
     arguments = parser.parse_args(argv)
-    from twisted.internet import reactor
+    from twisted.internet import reactor as installed
 
+    reactor: Any = installed  # no interface has all of what a reactor can do
     data = Path(tempfile.mkdtemp(prefix="coapgw-demo-"))
     demo = Demo(lambda line: print(line, flush=True))
-    gateway: GatewayProcess | None = None
-    ended: list[Failure] = []
     stop: Deferred[None] = Deferred()
+    failures: list[Failure] = []
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: reactor.callFromThread(lambda: None if stop.called else stop.callback(None)))
+        signal.signal(name, lambda *_: reactor.callFromThread(_fire, stop))
+    gateway = GatewayProcess(data)
     try:
-        gateway = GatewayProcess(data)
         running = run(reactor, gateway, demo, arguments.seconds, stop)
-        running.addErrback(ended.append)
-        running.addBoth(lambda _: reactor.stop())
+        running.addErrback(failures.append)
+        running.addBoth(lambda _: reactor.callLater(0, reactor.stop))
         reactor.run(installSignalHandlers=False)
-        if ended:
-            print(f"the demo failed: {ended[0].getErrorMessage()}", file=sys.stderr)
     finally:
-        if gateway is not None:
-            gateway.stop()
+        gateway.stop()
         shutil.rmtree(data, ignore_errors=True)
     line, status = demo.verdict()
     print(line)
-    return 1 if ended else status
+    if failures:
+        print(f"the demo failed: {failures[0].getErrorMessage()}", file=sys.stderr)
+        return 1
+    return status
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Two things make it more than a function call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from zope.interface import implementer
 
@@ -48,7 +48,7 @@ class EmbeddedLink:
         self._awaited: set[str] = set()
         self._hold_until = 0.0
         self._accepted = delivery.accepted
-        self._settled = delivery.settled
+        self._settled: Callable[[Any], None] = delivery.settled  # a Publication's place is whatever its publisher says
         broker.on_relief = delivery.resume
 
     def hold(self, clients: set[str], now: float) -> None:
