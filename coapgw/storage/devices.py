@@ -226,8 +226,8 @@ def _conflicts(connection: Connection, new: Sequence[Device]) -> Iterator[tuple[
         iccids = [device.iccid for device in some]
         known = set(connection.execute(select(devices.c.iccid).where(devices.c.iccid.in_(iccids))).scalars())
         ips = [device.ip for device in some if device.ip is not None]
-        of_addresses = connection.execute(select(devices.c.ip, devices.c.iccid).where(devices.c.ip.in_(ips)))
-        holders: dict[str | None, str] = dict(of_addresses.tuples().all())
+        addressed = connection.execute(select(devices.c.ip, devices.c.iccid).where(devices.c.ip.in_(ips)))
+        holders: dict[str | None, str] = {row[0]: row[1] for row in addressed}
         if not known and not holders:
             continue
         for row, device in enumerate(some, piece * CHUNK + 1):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from coapgw.errors import StorageError
@@ -38,10 +39,21 @@ def registry(opened: OpenRegistry) -> DeviceRegistry:
 
 @pytest.fixture
 def logged() -> Iterator[list[LogEvent]]:
-    events: list[LogEvent] = []
-    globalLogPublisher.addObserver(events.append)
-    yield events
-    globalLogPublisher.removeObserver(events.append)
+    observer = EventList()
+    globalLogPublisher.addObserver(observer)
+    yield observer.events
+    globalLogPublisher.removeObserver(observer)
+
+
+@implementer(ILogObserver)
+class EventList:
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        self.events.append(event)
 
 
 def at_once(read: Read) -> Deferred[Changes | None]:
