@@ -23,7 +23,7 @@ from coapgw.errors import StorageError
 from coapgw.storage.tables import REVISION, REVISION_TABLE, registry_version
 
 FILE_NAME: Final = "registry.db"
-BUSY_SECONDS: Final = 10  # an import of a million devices holds the write lock about as long
+BUSY_SECONDS: Final = 10  # an import of 100,000 devices holds the write lock for two
 _UPGRADE_LOCK: Final = 0x636F6170  # "coap": any number nobody else locks in a PostgreSQL database
 _HIDDEN: Final = "***"
 

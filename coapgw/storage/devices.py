@@ -159,17 +159,23 @@ class DeviceRegistry:
         """Return checked devices with their times, and a refusal for each that is wrong or repeats an earlier one."""
         born: list[Device] = []
         refusals: list[tuple[int, DeviceRefused]] = []
-        rows: dict[str, int] = {}
+        holders: dict[str, str] = {}
+        iccids: set[str] = set()
         for row, candidate in enumerate(new, 1):
             try:
                 device = self._born(candidate)
-                for field, value in (("iccid", device.iccid), ("ip", device.ip)):
-                    if value is not None and rows.setdefault(f"{field} {value}", row) != row:
-                        raise DeviceExists(field, value, f"row {rows[f'{field} {value}']} has it already")
+                if device.iccid in iccids:
+                    raise DeviceExists("iccid", device.iccid, "this device is in an earlier row already")
+                if device.ip is not None and device.ip in holders:
+                    other = holders[device.ip]
+                    raise DeviceExists("ip", device.ip, f"device {other} in an earlier row has this address")
             except DeviceRefused as refusal:
                 refusals.append((row, refusal))
-            else:
-                born.append(device)
+                continue
+            born.append(device)
+            iccids.add(device.iccid)
+            if device.ip is not None:
+                holders[device.ip] = device.iccid
         return born, refusals
 
 
@@ -179,7 +185,7 @@ def checked(device: Device) -> Device:
     for field, value in texts.items():
         if not isinstance(value, str) and (value is not None or field == "iccid"):
             raise DeviceRefused(field, value, "not a text")
-    status = device.status
+    status: Any = device.status  # from outside it may be text
     return attrs.evolve(
         device,
         iccid=checked_iccid(device.iccid),
@@ -220,8 +226,8 @@ def _conflicts(connection: Connection, new: Sequence[Device]) -> Iterator[tuple[
         iccids = [device.iccid for device in some]
         known = set(connection.execute(select(devices.c.iccid).where(devices.c.iccid.in_(iccids))).scalars())
         ips = [device.ip for device in some if device.ip is not None]
-        of_addresses = connection.execute(select(devices.c.ip, devices.c.iccid).where(devices.c.ip.in_(ips)))
-        holders: dict[str | None, str] = dict(of_addresses.tuples().all())
+        addressed = connection.execute(select(devices.c.ip, devices.c.iccid).where(devices.c.ip.in_(ips)))
+        holders: dict[str | None, str] = {row[0]: row[1] for row in addressed}
         if not known and not holders:
             continue
         for row, device in enumerate(some, piece * CHUNK + 1):
