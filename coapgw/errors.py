@@ -5,6 +5,8 @@ Nothing here knows CoAP, HTTP or MQTT: ``gateway/resources.py`` alone turns thes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CoapgwError(Exception):
     """Anything coapgw raises on purpose."""
@@ -51,6 +53,21 @@ class DeviceRefused(CoapgwError):
 
 class DeviceExists(DeviceRefused):
     """A device with this ICCID is there already, or another one has this address."""
+
+
+class ImportRefused(DeviceRefused):
+    """Devices of an import that the registry will not take, because of which it took none."""
+
+    def __init__(self, refusals: Sequence[tuple[int, DeviceRefused]]) -> None:
+        """Take every refusal (one at least) with the number of its row, the first row being 1."""
+        row, first = refusals[0]
+        super().__init__(first.field, first.value, first.reason)
+        self.refusals = refusals
+        self._sentence = f"row {row}: {first}" + (f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else "")
+
+    def __str__(self) -> str:
+        """Name the first row and what is wrong with it."""
+        return self._sentence
 
 
 class DeviceNotFound(CoapgwError):

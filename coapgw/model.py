@@ -91,6 +91,14 @@ def checked_status(value: str) -> DeviceStatus:
         raise DeviceRefused("status", value, "ACTIVE or INACTIVE") from None
 
 
+class Acknowledge(enum.Enum):
+    """When a device is told that its message arrived: on disk, with the broker, or here."""
+
+    STORED = "stored"
+    PUBLISHED = "published"
+    RECEIVED = "received"
+
+
 class Outgoing(NamedTuple):
     """A message for MQTT, before it has a place in the spool.
 

@@ -1,0 +1,212 @@
+"""The resource tree: which handler a request's options name.
+
+The tree is made of ``txthings.resource.CoAPResource``, so that an application can mount resources of its own beside
+coapgw's.  Most resources are rendered the txThings way, message in, message (or a Deferred of one) out.  A resource
+that offers ``bind`` is asked once per option block instead, and its answer serves every message with those options:
+that is how the uplink gets by without a message object per datagram.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Final, Protocol, runtime_checkable
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from txthings import coap, error, resource
+
+from coapgw.coap.codec import (
+    CHANGED,
+    CONTENT,
+    CONTENT_FORMAT,
+    GET,
+    INTERNAL_SERVER_ERROR,
+    LINK_FORMAT,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    PROXY_SCHEME,
+    PROXY_URI,
+    PROXYING_NOT_SUPPORTED,
+    UNAUTHORIZED,
+    URI_PATH,
+    Options,
+    encode_body,
+    encode_uint,
+    message_options,
+    to_message,
+)
+from coapgw.coap.messaging import Exchange, Handler
+from coapgw.metrics import MessagingCounters
+
+FAILURES_LOGGED: Final = 100  # of mounted resources, per run: a request can cause one, and a flood must not fill a disk
+NOT_FOUND_BODY: Final = encode_body(payload=b"Not Found")  # what the hosted service says
+
+
+@runtime_checkable
+class Bound(Protocol):
+    """A resource that says once what all requests with the same options mean."""
+
+    def bind(self, code: int, options: Options) -> Handler:
+        """Return the handler for this method and these options."""
+
+
+class ResourceSite:
+    """A tree of resources behind a message layer.
+
+    Resources that are not coapgw's own are for registered devices only: a stranger gets 4.01.  The device is the
+    request's ``principal`` attribute.
+
+    Args:
+        root: the resource at ``/``; children are keyed by path segment, bytes or str.
+    """
+
+    log = Logger()
+
+    def __init__(self, root: resource.CoAPResource, counters: MessagingCounters | None = None) -> None:
+        """Serve the tree below *root*."""
+        self.root = root
+        self._counters = counters or MessagingCounters()
+
+    def resolve(self, code: int, options: Options) -> Handler:
+        """Return the handler of requests with this method and these options."""
+        if any(number in (PROXY_URI, PROXY_SCHEME) for number, _ in options):
+            return answering(PROXYING_NOT_SUPPORTED)
+        path = [value for number, value in options if number == URI_PATH]
+        if path == [b""]:
+            path = []  # a shipped client writes the root as one empty Uri-Path option
+        found = static_child(self.root, path)
+        if isinstance(found, Bound):
+            return found.bind(code, options)
+
+        def render(exchange: Exchange, payload: bytes) -> None:
+            self._render(exchange, options, path, payload)
+
+        return render
+
+    # ------------------------------------------------------------------ the txThings way
+
+    def _render(self, exchange: Exchange, options: Options, path: list[bytes], payload: bytes) -> None:
+        """Find the resource as txThings does, and have it render the request."""
+        request = to_message(exchange.header, options, payload)
+        request.remote = exchange.endpoint.address
+        request.principal = exchange.principal
+        request.prepath, request.postpath = [], list(path)
+        try:
+            found = self._find(request)
+            if exchange.principal is None:
+                exchange.respond(UNAUTHORIZED)
+                return
+            rendered = found.render(request)
+        except error.NoResource:
+            exchange.respond(NOT_FOUND, NOT_FOUND_BODY)
+        except (error.UnallowedMethod, error.UnsupportedMethod):
+            exchange.respond(METHOD_NOT_ALLOWED)
+        except Exception:  # noqa: BLE001 - an application's resource may raise anything; the device gets 5.00
+            self._failed(Failure(), exchange)
+        else:
+            if inspect.iscoroutine(rendered):
+                rendered = Deferred.fromCoroutine(rendered)
+            if isinstance(rendered, Deferred):
+                rendered.addCallback(self._respond, exchange, request.code)
+                rendered.addErrback(self._failed, exchange)
+            else:
+                self._respond(rendered, exchange, request.code)
+
+    def _find(self, request: coap.Message) -> resource.CoAPResource:
+        """Walk down request.postpath; children may be dynamic (``getChild``)."""
+        found = self.root
+        while request.postpath and not found.isLeaf:
+            segment = request.postpath.pop(0)
+            request.prepath.append(segment)
+            known = static_child(found, [segment])
+            found = known if known is not None else found.getChild(segment, request)
+        return found
+
+    def _respond(self, response: object, exchange: Exchange, method: int) -> None:
+        if not isinstance(response, coap.Message):
+            self._failed(Failure(TypeError("a resource rendered no message")), exchange)
+            return
+        code = response.code or (CONTENT if method == GET else CHANGED)
+        exchange.respond(code, encode_body(message_options(response), response.payload))
+
+    def _failed(self, failure: Failure, exchange: Exchange) -> None:
+        """Answer 5.00; the log gets the reason of the first few, the counter all of them."""
+        if failure.check(error.NoResource):
+            exchange.respond(NOT_FOUND, NOT_FOUND_BODY)
+            return
+        if failure.check(error.UnallowedMethod, error.UnsupportedMethod):
+            exchange.respond(METHOD_NOT_ALLOWED)
+            return
+        self._counters.failed_requests += 1
+        if self._counters.failed_requests <= FAILURES_LOGGED:
+            self.log.failure("a mounted resource failed; the device gets 5.00", failure=failure)
+        exchange.respond(INTERNAL_SERVER_ERROR)
+
+
+class WellKnownCore(resource.CoAPResource):  # type: ignore[misc] # txThings has no types
+    """``/.well-known/core`` (RFC 6690): the visible resources of a tree, for registered devices."""
+
+    def __init__(self, root: resource.CoAPResource) -> None:
+        """Describe the tree below *root*, as it is when asked."""
+        super().__init__()
+        self._root = root
+
+    def bind(self, code: int, options: Options) -> Handler:
+        """Return the handler for this method."""
+        if code != GET:
+            return answering(METHOD_NOT_ALLOWED)
+
+        def describe(exchange: Exchange, payload: bytes) -> None:
+            if exchange.principal is None:
+                exchange.respond(UNAUTHORIZED)
+                return
+            links = ",".join(link_descriptions(self._root)).encode()
+            exchange.respond(CONTENT, encode_body([(CONTENT_FORMAT, encode_uint(LINK_FORMAT))], links))
+
+        return describe
+
+
+def link_descriptions(found: resource.CoAPResource, path: str = "") -> Iterator[str]:
+    """Yield the link of each visible resource from *found* downwards (RFC 6690 section 2)."""
+    if found.visible:
+        yield f"<{path or '/'}>" + found.encode_params() + (";obs" if found.observable else "")
+    for segment, child in sorted(found.children.items(), key=lambda item: _text(item[0])):
+        yield from link_descriptions(child, f"{path}/{_text(segment)}")
+
+
+def static_child(found: resource.CoAPResource, path: list[bytes]) -> resource.CoAPResource | None:
+    """Return the resource at *path* below *found* if every segment is a registered child, else None."""
+    for segment in path:
+        if found.isLeaf:
+            return None
+        children = found.children
+        child = children.get(segment)
+        if child is None:
+            child = children.get(segment.decode("utf-8", "replace"))
+        if child is None:
+            return None
+        found = child
+    return found
+
+
+def _text(segment: bytes | str) -> str:
+    return segment.decode("utf-8", "replace") if isinstance(segment, bytes) else segment
+
+
+class Branch(resource.CoAPResource):  # type: ignore[misc] # txThings has no types
+    """A place in the tree that only has children: itself it is 4.04."""
+
+    def bind(self, code: int, options: Options) -> Handler:
+        """Return the handler for any method."""
+        return answering(NOT_FOUND, NOT_FOUND_BODY)
+
+
+def answering(code: int, body: bytes = b"") -> Handler:
+    """Return a handler that gives everybody the same answer."""
+
+    def handle(exchange: Exchange, payload: bytes) -> None:
+        exchange.respond(code, body)
+
+    return handle

@@ -1,0 +1,135 @@
+"""coapgw's own CoAP resources, and the one table that turns an error into a CoAP code."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from twisted.logger import Logger
+from txthings import resource
+
+from coapgw.coap.codec import (
+    BAD_OPTION,
+    BAD_REQUEST,
+    CHANGED,
+    GATEWAY_TIMEOUT,
+    GET,
+    INTERNAL_SERVER_ERROR,
+    MAX_AGE,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    POST,
+    REQUEST_ENTITY_TOO_LARGE,
+    SERVICE_UNAVAILABLE,
+    SIZE1,
+    UNAUTHORIZED,
+    URI_QUERY,
+    Options,
+    decode_uint,
+    encode_body,
+    encode_uint,
+)
+from coapgw.coap.messaging import Exchange, Handler
+from coapgw.coap.site import NOT_FOUND_BODY, Branch, WellKnownCore, answering
+from coapgw.errors import DeviceUnknown, PayloadTooLarge, StorageError, TopicRefused
+from coapgw.gateway.topics import parse_topic
+from coapgw.gateway.uplink import NotPublished, TooManyWaiting, Uplink
+from coapgw.model import Device
+
+RETRY_SECONDS: Final = 30  # Max-Age of a 5.03: what a full spool or a failing disk may need at the least
+_RETRY: Final = encode_body([(MAX_AGE, encode_uint(RETRY_SECONDS))])
+_BLOCK1: Final = 27  # RFC 7959: block number << 4 | more << 3 | size exponent
+_log = Logger()
+
+
+def answer_to(error: Exception) -> tuple[int, bytes]:
+    """Return the CoAP code and body that tell a device of *error*."""
+    match error:
+        case TopicRefused():
+            return BAD_REQUEST, encode_body(payload=error.reason.encode())
+        case DeviceUnknown():
+            return UNAUTHORIZED, b""
+        case PayloadTooLarge():
+            return REQUEST_ENTITY_TOO_LARGE, encode_body([(SIZE1, encode_uint(error.limit_bytes))])
+        case StorageError() | TooManyWaiting():
+            return SERVICE_UNAVAILABLE, _RETRY
+        case NotPublished():
+            return GATEWAY_TIMEOUT, b""
+        case _:
+            _log.error("unexpected {kind} for a device's message", kind=type(error).__name__)
+            return INTERNAL_SERVER_ERROR, b""
+
+
+def conclude(exchange: Exchange, error: Exception | None) -> None:
+    """Tell the device what became of its message."""
+    if error is None:
+        exchange.respond(CHANGED)
+    else:
+        exchange.respond(*answer_to(error))
+
+
+class UplinkResource(resource.CoAPResource):  # type: ignore[misc] # txThings has no types
+    """``/`` and ``/data``: POST takes a message."""
+
+    def __init__(self, uplink: Uplink, title: str, other_methods: Handler) -> None:
+        """Give messages to *uplink*; *other_methods* answers everything that is not a POST."""
+        super().__init__()
+        self.visible = True
+        self.addParam(resource.LinkParam("title", title))
+        self._uplink = uplink
+        self._other_methods = other_methods
+
+    def bind(self, code: int, options: Options) -> Handler:
+        """Return the handler for this method and these options."""
+        if code != POST:
+            return self._other_methods
+        if any(number == _BLOCK1 and decode_uint(value) >> 3 for number, value in options):
+            return answering(BAD_OPTION)  # an upload in blocks, which is not served yet: never half a message
+        try:
+            topic = parse_topic(value for number, value in options if number == URI_QUERY)
+        except TopicRefused as refusal:
+            return self._refuse(refusal)
+        accept, counters = self._uplink.accept, self._uplink.counters
+
+        def handle(exchange: Exchange, payload: bytes) -> None:
+            device = exchange.principal
+            if isinstance(device, Device):
+                accept(device, topic, payload, partial(conclude, exchange))
+            else:
+                counters.unauthorised += 1
+                exchange.respond(UNAUTHORIZED)
+
+        return handle
+
+    def _refuse(self, refusal: TopicRefused) -> Handler:
+        code, body = answer_to(refusal)
+        counters = self._uplink.counters
+
+        def handle(exchange: Exchange, payload: bytes) -> None:
+            if exchange.principal is None:
+                counters.unauthorised += 1
+                exchange.respond(UNAUTHORIZED)
+            else:
+                counters.topic_refused += 1
+                exchange.respond(code, body)
+
+        return handle
+
+
+def make_root(uplink: Uplink) -> resource.CoAPResource:
+    """Return the tree of coapgw's resources; an application may mount its own below it with ``putChild``."""
+    not_here = answering(METHOD_NOT_ALLOWED)
+    root = UplinkResource(uplink, "uplink", _root_methods)
+    root.putChild(b"data", UplinkResource(uplink, "uplink", not_here))
+    well_known = Branch()
+    well_known.putChild(b"core", WellKnownCore(root))
+    root.putChild(b".well-known", well_known)
+    return root
+
+
+def _root_methods(exchange: Exchange, payload: bytes) -> None:
+    """GET is 4.04, as the hosted service has it; other methods are 4.05."""
+    if exchange.header[1] == GET:
+        exchange.respond(NOT_FOUND, NOT_FOUND_BODY)
+    else:
+        exchange.respond(METHOD_NOT_ALLOWED)

@@ -1,0 +1,229 @@
+"""The pump between a UDP socket and a CoAP message layer.
+
+Twisted's ``udp.Port`` reads until it has so many *bytes*, so that a flood of tiny datagrams starves everything
+else; it cuts datagrams at 8192 bytes, forgets which of our addresses was asked, and raises where sending blocks.
+``CoapPort`` keeps its life cycle and replaces what moves datagrams: so many *datagrams* a turn, whole ones, answered
+from the address that was asked (RFC 7252 section 8 asks for it, and networks with a firewall insist).
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet import udp
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import Logger
+
+from coapgw.coap.endpoints import Address
+from coapgw.coap.messaging import MessageLayer
+from coapgw.metrics import SocketCounters
+
+BATCH: Final = 128  # datagrams a turn of the reactor: about two milliseconds, then timers and MQTT have theirs
+DATAGRAM_LIMIT: Final = 65_535  # a larger buffer costs nothing (measured), a smaller one would cut datagrams
+FAILURES_LOGGED: Final = 20  # of the pump, per socket and run
+
+_IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # linux/in.h; Python has the name since 3.13
+_IN_PKTINFO: Final = struct.Struct("=I4s4s")  # interface index, local address, header destination
+_IN6_PKTINFO: Final = struct.Struct("=16sI")  # address, interface index: RFC 3542 section 6.2
+_SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h: beyond net.core.rmem_max, for root
+
+_Ancillary = tuple[tuple[int, int, bytes], ...]
+
+
+class CoapPort(udp.Port):
+    """A UDP socket whose datagrams go to a message layer.
+
+    On a wildcard address an endpoint's address is the peer's with the packet information appended (which of our
+    addresses it talks to, on which interface); otherwise it is what ``recvfrom`` says.
+
+    Args:
+        port: 0 lets the system choose.
+        host: an IPv4 or IPv6 address.
+        make_layer: given the function that wakes the pump, returns the layer.
+        receive_buffer: bytes asked of the system for datagrams that wait.
+        monotonic: the layer's clock, in seconds; the reactor's own may jump.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        port: int,
+        host: str,
+        make_layer: Callable[[Callable[[], None]], MessageLayer],
+        reactor: Any,  # IReactorFDSet and IReactorTime, which Twisted has no common type for
+        *,
+        receive_buffer: int = 4 << 20,
+        monotonic: Callable[[], float] = time.monotonic,
+        counters: SocketCounters | None = None,
+    ) -> None:
+        """Prepare; ``startListening`` binds."""
+        super().__init__(port, DatagramProtocol(), host, DATAGRAM_LIMIT, reactor)
+        self.counters = counters or SocketCounters()
+        self.layer = make_layer(self._wake)
+        self._reactor_time: IReactorTime = reactor
+        self._monotonic = monotonic
+        self._receive_buffer = receive_buffer
+        self._wildcard = host in ("", "0.0.0.0", "::")
+        self._reading = False
+        self._flush_call: IDelayedCall | None = None
+        self._timer: IDelayedCall | None = None
+        self._timer_due = math.inf
+        self._sources: dict[bytes, _Ancillary] = {}
+        self.granted_buffer = 0
+
+    # ------------------------------------------------------------------ the socket
+
+    def startListening(self) -> None:
+        """Bind and begin to read; raises CannotListenError."""
+        super().startListening()
+
+    @property
+    def number(self) -> int:
+        """The port number that was bound."""
+        return int(self.socket.getsockname()[1])
+
+    def createInternetSocket(self) -> socket.socket:
+        """Make the socket: room for bursts, and packet information where the address does not say it."""
+        made: socket.socket = super().createInternetSocket()
+        self._grow_receive_buffer(made)
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # so that 0.0.0.0 can be had beside ::
+            if self._wildcard:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        elif self._wildcard:
+            made.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        return made
+
+    def _grow_receive_buffer(self, made: socket.socket) -> None:
+        """Ask for the receive buffer; say so once if the system grants less."""
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        self.granted_buffer = (
+            made.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+        )  # Linux doubles what it is asked
+        if self.granted_buffer < self._receive_buffer:
+            try:
+                made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self._receive_buffer)
+                self.granted_buffer = made.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+            except OSError:
+                self.log.warn(
+                    "the system grants a receive buffer of {granted} bytes, coap.receive_buffer asks for {asked}: "
+                    "bursts will lose datagrams; raise net.core.rmem_max",
+                    granted=self.granted_buffer,
+                    asked=self._receive_buffer,
+                )
+
+    # ------------------------------------------------------------------ in
+
+    def doRead(self) -> None:
+        """Read up to a batch of datagrams, then send what came of them."""
+        layer, now, counters = self.layer, self._monotonic(), self.counters
+        receive = self._receive_with_information if self._wildcard else self._receive_plain
+        self._reading = True
+        try:
+            for _ in range(BATCH):
+                data, address = receive()
+                try:
+                    layer.receive_datagram(data, address, now)
+                except Exception:  # noqa: BLE001 - the pump: whatever one datagram does, the others are served
+                    counters.pump_errors += 1
+                    if counters.pump_errors <= FAILURES_LOGGED:
+                        self.log.failure("a datagram caused an error of ours; it was dropped")
+        except BlockingIOError:
+            pass
+        except OSError:
+            counters.receive_failed += 1  # e.g. a late ICMP error of an answer; the socket goes on
+        finally:
+            self._reading = False
+        self.flush()
+
+    def _receive_plain(self) -> tuple[bytes, Address]:
+        return self.socket.recvfrom(DATAGRAM_LIMIT)
+
+    def _receive_with_information(self) -> tuple[bytes, Address]:
+        data, ancillary, _, address = self.socket.recvmsg(DATAGRAM_LIMIT, 64)
+        return data, (*address, ancillary[0][2] if ancillary else b"")
+
+    # ------------------------------------------------------------------ out
+
+    def _wake(self) -> None:
+        """Send soon, unless this turn's reading will."""
+        if not self._reading and self._flush_call is None:
+            self._flush_call = self._reactor_time.callLater(0, self._flush_later)
+
+    def _flush_later(self) -> None:
+        self._flush_call = None
+        if self.socket is not None:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what the layer has to send; what the system will not take is lost, as datagrams may be."""
+        now = self._monotonic()
+        send: Callable[[bytes, Any], object] = self._send_with_information if self._wildcard else self.socket.sendto
+        for data, address in self.layer.datagrams_to_send(now):
+            try:
+                send(data, address)
+            except BlockingIOError:
+                self.counters.send_blocked += 1
+            except OSError:
+                self.counters.send_failed += 1
+        self._set_timer(now)
+
+    def _send_with_information(self, data: bytes, address: Any) -> None:
+        """Send from the address that was asked, and leave the interface to the routing table."""
+        information = address[-1]
+        source = self._sources.get(information)
+        if source is None:
+            source = self._sources[information] = _source(information)
+        self.socket.sendmsg((data,), source, 0, address[:-1])
+
+    # ------------------------------------------------------------------ time
+
+    def _set_timer(self, now: float) -> None:
+        """Keep one timer, no later than the layer wants it; an early one does no harm and costs nothing now."""
+        due = self.layer.next_timer()
+        if due is None or (self._timer is not None and self._timer_due <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self._reactor_time.callLater(max(0.0, due - now), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_due = math.inf
+        now = self._monotonic()
+        try:
+            self.layer.handle_timer(now)
+        except Exception:  # noqa: BLE001 - the pump: a timer that failed must not be the last
+            self.counters.pump_errors += 1
+            if self.counters.pump_errors <= FAILURES_LOGGED:
+                self.log.failure("a timer of the message layer failed")
+        self.flush()
+
+    def connectionLost(self, reason: object = None) -> None:
+        """Stop the timer with the socket."""
+        for call in (self._timer, self._flush_call):
+            if call is not None and call.active():
+                call.cancel()
+        self._timer = self._flush_call = None
+        super().connectionLost(reason)
+
+
+def _source(information: bytes) -> _Ancillary:
+    """Return the ancillary data that sends from the address which received with *information*."""
+    if len(information) == _IN_PKTINFO.size:
+        _, local, _ = _IN_PKTINFO.unpack(information)
+        return ((socket.IPPROTO_IP, _IP_PKTINFO, _IN_PKTINFO.pack(0, local, b"\0\0\0\0")),)
+    if len(information) == _IN6_PKTINFO.size:
+        local, interface = _IN6_PKTINFO.unpack(information)
+        link_local = local[0] == 0xFE and local[1] & 0xC0 == 0x80  # only with its interface is it an address
+        packed = _IN6_PKTINFO.pack(local, interface if link_local else 0)
+        return ((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, packed),)
+    return ()

@@ -1,0 +1,274 @@
+"""The wiring: what a gateway is made of and how a message passes through it, to be read from top to bottom.
+
+``makeGateway`` gives a ``MultiService`` for any Twisted application.  Nothing is opened before it starts: twistd
+becomes a daemon in between, and neither threads nor locks survive that.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from random import SystemRandom
+from typing import Any, Final
+
+from twisted.application.service import MultiService
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from txthings.resource import CoAPResource
+
+from coapgw import __version__
+from coapgw.coap.messaging import MessageLayer
+from coapgw.coap.parameters import MessagingLimits
+from coapgw.coap.site import ResourceSite
+from coapgw.config import Config, Engine, MqttMode, PayloadForm
+from coapgw.config_values import ListenAddress
+from coapgw.errors import ConfigurationInvalid, StorageError
+from coapgw.gateway.authorise import DevicesByAddress
+from coapgw.gateway.envelope import MessageIds
+from coapgw.gateway.resources import make_root
+from coapgw.gateway.uplink import Uplink, UplinkSettings
+from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser
+from coapgw.mqtt.broker import Broker, BrokerLimits
+from coapgw.mqtt.embedded import EmbeddedLink
+from coapgw.mqtt.publisher import Publisher
+from coapgw.net.mqtt import BrokerPump, MqttServerFactory
+from coapgw.net.udp import CoapPort
+from coapgw.storage.database import open_registry
+from coapgw.storage.devices import DeviceRegistry
+from coapgw.storage.directory import DeviceDirectory
+from coapgw.storage.sessions import SqliteSessionStore
+from coapgw.storage.spool import Spool, open_spool
+
+TICK_SECONDS: Final = 1.0
+PATIENT_BELOW: Final = 0.5  # of the spool: from there on slow subscribers are not waited for
+
+
+def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAPResource] | None = None) -> Gateway:
+    """Return the gateway, not started.
+
+    Args:
+        config: as ``coapgw.config.load`` returns it.
+        reactor: the reactor to run on; the installed one if None.
+        mount: txThings resources of the application's own, by their path segment below ``/``.
+
+    Raises:
+        ConfigurationInvalid: the configuration asks for what this version does not have.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    missing = [sentence for absent, sentence in _not_built(config) if absent]
+    if missing:
+        raise ConfigurationInvalid(missing)
+    return Gateway(config, reactor, mount or {})
+
+
+def _not_built(config: Config) -> Iterator[tuple[bool, str]]:
+    """Yield what a configuration may ask for in vain, and how that is said."""
+    yield config.mqtt.mode is MqttMode.BRIDGE, 'mqtt.mode: "bridge" is not in this version yet, only "embedded"'
+    yield config.mqtt.embedded.engine is Engine.AMQTT, 'mqtt.embedded.engine: "amqtt" is not in this version yet'
+
+
+def _now_ms() -> int:
+    """Return the milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _number(port: IListeningPort) -> int:
+    """Return the number of a TCP port."""
+    address = port.getHost()
+    assert isinstance(address, IPv4Address | IPv6Address)
+    return address.port
+
+
+class Gateway(MultiService):
+    """One gateway: its parts are attributes once it has started, in the order a message passes them.
+
+    ``startService`` raises StorageError or CannotListenError if the machine will not let it, with everything closed
+    again.
+    """
+
+    log = Logger()
+
+    def __init__(self, config: Config, reactor: Any, mount: Mapping[str, CoAPResource]) -> None:
+        """Remember what to build."""
+        super().__init__()
+        self.config = config
+        self._data = config.data.absolute()  # twistd changes its directory before it starts us
+        self._reactor = reactor
+        self._mount = mount
+        self._closing: list[Callable[[], object]] = []
+        self.ports: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ start
+
+    def startService(self) -> None:
+        """Open and connect everything, and listen."""
+        try:
+            self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._open_storage()
+            (self._data / "ports.json").unlink(missing_ok=True)  # ours now: the spool is locked
+            self._build_mqtt()
+            self._build_coap()
+            self._listen()
+        except OSError as refused:
+            self._close()
+            raise StorageError(f"the data directory {self._data} cannot be used: {refused.strerror}") from None
+        except Exception:
+            self._close()
+            raise
+        super().startService()
+        self._reactor.callWhenRunning(self._ready)
+
+    def _open_storage(self) -> None:
+        """Open what must survive: devices, the spool, MQTT sessions."""
+        config = self.config
+        registry = open_registry(config.registry.url, self._data)
+        self._closing.append(registry.close)
+        self.directory = DeviceDirectory(DeviceRegistry(registry, _now_ms).changes_since)
+        self.directory.load()
+        self.directory.follow(self._reactor).setServiceParent(self)
+        self.sessions = SqliteSessionStore(self._data / "broker.db")
+        self._closing.append(self.sessions.close)
+        self.spool: Spool = open_spool(self._data / "spool.db", self._reactor, config.spool.max_bytes)
+        self._closing.append(self.spool.close)
+
+    def _build_mqtt(self) -> None:
+        """Build the way out: spool, publisher, link, broker."""
+        embedded = self.config.mqtt.embedded
+        users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in embedded.users]
+        self.broker = Broker(
+            AccessList(users, AnonymousPolicy(embedded.anonymous.value)),
+            BrokerLimits(
+                max_packet=embedded.max_packet,
+                max_queue=embedded.max_queue,
+                max_connections=embedded.max_connections,
+                connect_timeout=embedded.connect_timeout,
+            ),
+            store=self.sessions,
+        )
+        known_clients = self.broker.restore(self.sessions.load(), time.monotonic())
+        self._broker_pump = BrokerPump(self.broker, self._reactor)
+        self._closing.append(self._broker_pump.stop)
+        self.publisher = Publisher(self.spool, self._reactor, self._published)
+        self._closing.append(self.publisher.stop)
+        self.link = EmbeddedLink(self.broker, self.publisher, time.monotonic, self._is_patient)
+        self.link.hold(known_clients, time.monotonic())
+
+    def _build_coap(self) -> None:
+        """Build the way in: message layer (one for each socket), resources, uplink."""
+        config = self.config
+        self.uplink = Uplink(
+            self.spool,
+            MessageIds(os.urandom),
+            time.time,
+            UplinkSettings(
+                acknowledge=config.uplink.acknowledge,
+                max_payload=config.uplink.max_payload,
+                topic_prefix=config.mqtt.topic_prefix.encode(),
+                raw=config.mqtt.payload is PayloadForm.RAW,
+            ),
+        )
+        self.root = make_root(self.uplink)
+        for segment, resource in self._mount.items():
+            self.root.putChild(segment.encode(), resource)
+        self._site = ResourceSite(self.root)
+        self._peers = DevicesByAddress(self.directory)
+        self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
+
+    def _layer(self, wake: Callable[[], None]) -> MessageLayer:
+        return MessageLayer(self._site, self._peers, SystemRandom(), limits=self._limits, wake=wake)
+
+    def _listen(self) -> None:
+        """Bind every socket: MQTT first, so that nothing is acknowledged before there is a way out."""
+        config, reactor = self.config, self._reactor
+        self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
+        self.coap_ports = []
+        for address in config.coap.listen:
+            port = CoapPort(address.port, address.host, self._layer, reactor, receive_buffer=config.coap.receive_buffer)
+            port.startListening()
+            self.coap_ports.append(port)
+        self.publisher.start(self.link)
+        ticking = LoopingCall(self._tick)
+        ticking.clock = reactor
+        ticking.start(TICK_SECONDS, now=False)
+        self._closing.append(ticking.stop)
+
+    def _listen_mqtt(self, address: ListenAddress) -> IListeningPort:
+        loopback = address.host == "localhost" or ipaddress.ip_address(address.host).is_loopback
+        factory = MqttServerFactory(self._broker_pump, loopback)
+        port: IListeningPort = self._reactor.listenTCP(address.port, factory, 1000, address.host)
+        self._closing.append(port.stopListening)
+        return port
+
+    def _ready(self) -> None:
+        """Write ``ports.json`` and say that the gateway is ready."""
+        self.ports = {
+            "coap": [port.number for port in self.coap_ports],
+            "coaps": [],
+            "mqtt": [_number(port) for port in self.mqtt_ports],
+            "http": None,
+        }
+        try:
+            written = self._data / "ports.json.new"
+            written.write_text(json.dumps(self.ports))
+            written.replace(self._data / "ports.json")
+        except OSError as refused:
+            self.log.error("ports.json cannot be written: {reason}", reason=refused.strerror)
+        self.log.info("coapgw {version} is ready: {ports}", version=__version__, ports=json.dumps(self.ports))
+        if self.config.coaps.listen:
+            self.log.warn("coaps (DTLS) and the management API are not in this version yet; they do not listen")
+
+    # ------------------------------------------------------------------ while it runs
+
+    def _published(self, place: int) -> None:
+        self.uplink.published(place)
+
+    def _is_patient(self) -> bool:
+        return self.spool.fill < PATIENT_BELOW
+
+    def _tick(self) -> None:
+        """Do what is to be looked at once a second."""
+        self.uplink.handle_timer()
+        self.link.handle_timer()
+
+    # ------------------------------------------------------------------ stop
+
+    @inlineCallbacks
+    def stopService(self) -> Generator[Deferred[Any], Any, None]:
+        """Take nothing more in, bring what was taken to disk, answer it, then close."""
+        for port in self.coap_ports:
+            port.stopReading()
+        yield self.spool.close()
+        for port in self.coap_ports:
+            port.flush()
+            yield maybeDeferred(port.stopListening)
+        yield maybeDeferred(super().stopService)
+        self.coap_ports = []
+        yield self._close()
+        with suppress(OSError):
+            (self._data / "ports.json").unlink(missing_ok=True)
+
+    def _close(self) -> Deferred[Any]:
+        """Close what was opened, the last first."""
+        closing, self._closing = self._closing, []
+        done: Deferred[Any] = succeed(None)
+        for close in reversed(closing):
+            done.addCallback(partial(_call, close))
+            done.addErrback(self._not_closed)
+        return done
+
+    def _not_closed(self, failure: Failure) -> None:
+        self.log.failure("something did not close in order", failure=failure)
+
+
+def _call(close: Callable[[], object], _: object) -> object:
+    return close()

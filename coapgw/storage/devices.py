@@ -1,0 +1,262 @@
+"""The durable list of devices, and the feed of what changed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeAlias
+
+import attrs
+from sqlalchemy import Connection, Select, delete, insert, or_, select, update
+from zope.interface import implementer
+
+from coapgw.errors import DeviceExists, DeviceNotFound, DeviceRefused, ImportRefused
+from coapgw.interfaces import IDeviceRegistry
+from coapgw.model import Device, DeviceStatus, checked_iccid, checked_imsi, checked_ip, checked_name, checked_status
+from coapgw.storage.database import RegistryDatabase
+from coapgw.storage.tables import devices, devices_removed, registry_version
+
+CHUNK: Final = 500  # values in one IN (…): SQLite before 3.32 takes 999 in a statement
+ROWS_AT_ONCE: Final = 10_000  # what one step of a long read or write holds in memory
+
+_COLUMNS: Final = (
+    *(devices.c.iccid, devices.c.imsi, devices.c.ip, devices.c.name),
+    *(devices.c.status, devices.c.created_at, devices.c.updated_at),
+)
+_STATUS: Final = {status.value: status for status in DeviceStatus}
+_CHANGEABLE: Final = frozenset(("imsi", "ip", "name", "status"))
+
+_Devices: TypeAlias = list[Device]  # inside the class, "list" is a method
+
+
+@attrs.frozen
+class Changes:
+    """What happened to the devices up to a version.
+
+    Args:
+        version: reading on from here misses nothing.
+        changed: devices as they are now, in no order.
+        removed: ICCIDs of devices that are gone; one that came back is in *changed* too.
+        complete: *changed* holds every device there is, and *removed* nothing.
+    """
+
+    version: int
+    changed: Sequence[Device]
+    removed: Sequence[str] = ()
+    complete: bool = False
+
+
+@implementer(IDeviceRegistry)
+class DeviceRegistry:
+    """The list of devices in the registry's database; every call may block, any thread may call.
+
+    Args:
+        database: as ``open_registry`` returns it.
+        now_ms: milliseconds since the epoch.
+    """
+
+    def __init__(self, database: RegistryDatabase, now_ms: Callable[[], int]) -> None:
+        """Work on *database*."""
+        self._database = database
+        self._now_ms = now_ms
+
+    def add(self, device: Device) -> Device:
+        """Store a new device; return it with its times.  Raises DeviceRefused, DeviceExists."""
+        device = self._born(device)
+        with self._database.writing() as (connection, version):
+            for _, refusal in _conflicts(connection, [device]):
+                raise refusal
+            connection.execute(insert(devices), _row(device, version))
+        return device
+
+    def update(self, iccid: str, changes: dict[str, object]) -> Device:
+        """Change the named fields of a device; None empties one.
+
+        Raises DeviceRefused, DeviceExists, DeviceNotFound.
+        """
+        for field in changes.keys() - _CHANGEABLE:
+            raise DeviceRefused(field, changes[field], "no field that can be changed")
+        with self._database.writing() as (connection, version):
+            old = _one(connection, iccid)
+            new = checked(attrs.evolve(old, **changes))  # type: ignore[arg-type]  # which is what it checks
+            if new == old:
+                return old
+            if new.ip != old.ip:
+                _expect_free(connection, new)
+            new = attrs.evolve(new, updated_at=self._now_ms())
+            connection.execute(update(devices).where(devices.c.iccid == iccid), _row(new, version))
+        return new
+
+    def remove(self, iccid: str) -> None:
+        """Forget a device.  Raises DeviceNotFound."""
+        with self._database.writing() as (connection, version):
+            _one(connection, iccid)
+            connection.execute(delete(devices).where(devices.c.iccid == iccid))
+            connection.execute(delete(devices_removed).where(devices_removed.c.iccid == iccid))
+            connection.execute(insert(devices_removed), {"iccid": iccid, "version": version})
+
+    def get(self, iccid: str) -> Device:
+        """Return one device.  Raises DeviceNotFound."""
+        with self._database.reading() as connection:
+            return _one(connection, iccid)
+
+    def list(self, limit: int, after: str | None = None, status: str | None = None, q: str | None = None) -> _Devices:
+        """Return up to *limit* devices in the order of their ICCIDs, from behind the ICCID *after*.
+
+        *q* is part of an ICCID, IMSI, address or name, whatever its case.  Raises DeviceRefused for another *status*.
+        """
+        wanted = select(*_COLUMNS).order_by(devices.c.iccid).limit(max(limit, 0))
+        if status is not None:
+            wanted = wanted.where(devices.c.status == checked_status(status).value)
+        if not ((q or "") + (after or "")).isprintable():
+            return []  # nothing stored is like that, and not every database can be asked
+        if after is not None:
+            wanted = wanted.where(devices.c.iccid > after)
+        if q:
+            searched = (devices.c.iccid, devices.c.imsi, devices.c.ip, devices.c.name)
+            wanted = wanted.where(or_(*(column.icontains(q, autoescape=True) for column in searched)))
+        with self._database.reading() as connection:
+            return [_device(row) for row in connection.execute(wanted)]
+
+    def import_all(self, new: Iterable[Device]) -> int:
+        """Add many devices in one transaction, or none of them; return how many.
+
+        Raises:
+            ImportRefused: a DeviceRefused that knows every row that cannot be added, and why.
+        """
+        born, refusals = self._all_born(new)
+        if refusals:
+            raise ImportRefused(refusals)
+        with self._database.writing() as (connection, version):
+            refusals = list(_conflicts(connection, born))
+            if refusals:
+                raise ImportRefused(refusals)
+            for some in _pieces(born, ROWS_AT_ONCE):
+                connection.execute(insert(devices), [_row(device, version) for device in some])
+        return len(born)
+
+    def changes_since(self, version: int | None) -> Changes | None:
+        """Return what happened after *version*, None if that was nothing; everything there is, for None.
+
+        A database that is behind *version* has been put back to an older state: everything there is.
+        """
+        with self._database.reading() as connection:
+            # The version comes first: what is committed while we read is read again next time, and nothing is missed.
+            current: int = connection.execute(select(registry_version.c.n)).scalar_one()
+            if current == version:
+                return None
+            if version is None or current < version:
+                return Changes(current, _read(connection, select(*_COLUMNS)), complete=True)
+            # Removals before changes: a device that comes back in between is there in the end.
+            removed = connection.execute(select(devices_removed.c.iccid).where(devices_removed.c.version > version))
+            gone = tuple(removed.scalars())
+            return Changes(current, _read(connection, select(*_COLUMNS).where(devices.c.version > version)), gone)
+
+    def _born(self, device: Device) -> Device:
+        now = self._now_ms()
+        return attrs.evolve(checked(device), created_at=now, updated_at=now)
+
+    def _all_born(self, new: Iterable[Device]) -> tuple[_Devices, Sequence[tuple[int, DeviceRefused]]]:
+        """Return checked devices with their times, and a refusal for each that is wrong or repeats an earlier one."""
+        born: list[Device] = []
+        refusals: list[tuple[int, DeviceRefused]] = []
+        rows: dict[str, int] = {}
+        for row, candidate in enumerate(new, 1):
+            try:
+                device = self._born(candidate)
+                for field, value in (("iccid", device.iccid), ("ip", device.ip)):
+                    if value is not None and rows.setdefault(f"{field} {value}", row) != row:
+                        raise DeviceExists(field, value, f"row {rows[f'{field} {value}']} has it already")
+            except DeviceRefused as refusal:
+                refusals.append((row, refusal))
+            else:
+                born.append(device)
+        return born, refusals
+
+
+def checked(device: Device) -> Device:
+    """Return *device* with its values in canonical form; raises DeviceRefused."""
+    texts: dict[str, object] = {"iccid": device.iccid, "imsi": device.imsi, "ip": device.ip, "name": device.name}
+    for field, value in texts.items():
+        if not isinstance(value, str) and (value is not None or field == "iccid"):
+            raise DeviceRefused(field, value, "not a text")
+    status = device.status
+    return attrs.evolve(
+        device,
+        iccid=checked_iccid(device.iccid),
+        imsi=None if device.imsi is None else checked_imsi(device.imsi),
+        ip=None if device.ip is None else checked_ip(device.ip),
+        name=None if device.name is None else checked_name(device.name),
+        status=status if isinstance(status, DeviceStatus) else checked_status(status),
+    )
+
+
+def _one(connection: Connection, iccid: str) -> Device:
+    """Return a device; raises DeviceNotFound."""
+    try:
+        row = connection.execute(select(*_COLUMNS).where(devices.c.iccid == checked_iccid(iccid))).one_or_none()
+    except DeviceRefused:
+        row = None  # what is no ICCID is nobody's
+    if row is None:
+        raise DeviceNotFound(iccid)
+    return _device(row)
+
+
+def _expect_free(connection: Connection, device: Device) -> None:
+    """Raise DeviceExists if another device has the address of *device*."""
+    if device.ip is None:
+        return
+    other = connection.execute(select(devices.c.iccid).where(devices.c.ip == device.ip)).scalar()
+    if other not in (None, device.iccid):
+        raise _address_taken(device.ip, other)
+
+
+def _address_taken(ip: str, other: str | None) -> DeviceExists:
+    return DeviceExists("ip", ip, f"device {other} has this address")
+
+
+def _conflicts(connection: Connection, new: Sequence[Device]) -> Iterator[tuple[int, DeviceExists]]:
+    """Yield the row (from 1) of each new device whose ICCID or address is taken, and what to say."""
+    for piece, some in enumerate(_pieces(new, CHUNK)):
+        iccids = [device.iccid for device in some]
+        known = set(connection.execute(select(devices.c.iccid).where(devices.c.iccid.in_(iccids))).scalars())
+        ips = [device.ip for device in some if device.ip is not None]
+        of_addresses = connection.execute(select(devices.c.ip, devices.c.iccid).where(devices.c.ip.in_(ips)))
+        holders: dict[str | None, str] = dict(of_addresses.tuples().all())
+        if not known and not holders:
+            continue
+        for row, device in enumerate(some, piece * CHUNK + 1):
+            if device.iccid in known:
+                yield row, DeviceExists("iccid", device.iccid, "this device is registered already")
+            elif device.ip in holders:
+                yield row, _address_taken(str(device.ip), holders[device.ip])
+
+
+def _pieces(new: Sequence[Device], size: int) -> Iterator[Sequence[Device]]:
+    """Yield *new* in pieces of at most *size*."""
+    for start in range(0, len(new), size):
+        yield new[start : start + size]
+
+
+def _row(device: Device, version: int) -> dict[str, object]:
+    """Return the columns of a device, as SQLAlchemy takes them."""
+    return {
+        "iccid": device.iccid,
+        "imsi": device.imsi,
+        "ip": device.ip,
+        "name": device.name,
+        "status": device.status.value,
+        "created_at": device.created_at,
+        "updated_at": device.updated_at,
+        "version": version,
+    }
+
+
+def _device(row: Sequence[Any]) -> Device:
+    iccid, imsi, ip, name, status, created_at, updated_at = row
+    return Device(iccid, imsi, ip, name, _STATUS[status], created_at, updated_at)
+
+
+def _read(connection: Connection, wanted: Select[Any]) -> list[Device]:
+    """Return every device that *wanted* selects, never holding all of them twice."""
+    rows = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(wanted)
+    return [_device(row) for row in rows]

@@ -1,0 +1,352 @@
+"""The spool: messages on their way to MQTT, on disk before their devices are told so.
+
+One writer thread owns the file.  What the reactor's turn brought is handed to it at the end of the turn, and it takes
+all that waits at once: a group commit whose size follows the load.  The results come back with one call a commit.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Protocol, TypeAlias
+
+import attrs
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from coapgw.errors import SpoolFailing, SpoolFull, StorageError
+from coapgw.interfaces import Answer, ISpool
+from coapgw.metrics import SpoolCounters
+from coapgw.model import Introduction, Outgoing, Spooled
+from coapgw.storage.spool_file import OVERHEAD_BYTES, SpoolFile, runs
+
+GROUP_LIMIT: Final = 2_000  # messages in one transaction: some 10 ms
+WAITING_MESSAGES: Final = 100_000  # appended, but not on disk yet; beyond either the disk is too slow for what comes
+WAITING_BYTES: Final = 64 << 20
+SETTLE_SECONDS: Final = 0.1  # how long deletions wait for a commit to travel with
+
+Followers: TypeAlias = "list[Callable[[Sequence[Spooled]], None]]"
+
+
+@attrs.define
+class Group:
+    """What one turn of the reactor wants of the writer."""
+
+    messages: list[Spooled] = attrs.field(factory=list)
+    stored: list[Answer | None] = attrs.field(factory=list)
+    introduced: list[tuple[str, int]] = attrs.field(factory=list)
+    settled: list[int] = attrs.field(factory=list)
+    size: int = 0
+
+
+@attrs.define
+class Read:
+    """A read that the writer is asked for."""
+
+    after: int
+    limit: int
+    result: Deferred[list[Spooled]]
+
+
+class Nothing(enum.Enum):
+    """That no job waits, as opposed to None, which ends the writer."""
+
+    WAITS = "waits"
+
+
+Job: TypeAlias = Group | Read
+"""What the writer is asked to do."""
+
+
+class Reactor(Protocol):
+    """What is used of a reactor."""
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> IDelayedCall:  # noqa: A002
+        """As IReactorTime."""
+
+    def callFromThread(self, callable: Callable[..., object], *args: object) -> None:  # noqa: A002
+        """As IReactorFromThreads."""
+
+
+@implementer(ISpool)
+class Spool:
+    """The spool of one gateway.
+
+    Args:
+        file: opened; the spool closes it.
+        max_bytes: of messages not settled yet, ``spool.max_bytes``.
+        start_writer: given the writer's work, has it done in a thread; tests do it themselves.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        file: SpoolFile,
+        reactor: Any,
+        max_bytes: int,
+        *,
+        counters: SpoolCounters | None = None,
+        start_writer: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
+    ) -> None:
+        """Start the writer."""
+        self._reactor: Reactor = reactor
+        self._max_bytes = max_bytes
+        self.counters = counters or SpoolCounters()
+        self._place = file.first_place - 1
+        self._introduced = file.introduced()
+        self._bytes = file.bytes
+        self._waiting_bytes = 0
+        self._waiting_messages = 0
+        self._group = Group()
+        self._handing_over = False
+        self._settle_call: IDelayedCall | None = None
+        self._followers: Followers = []
+        self._closed: Deferred[None] | None = None
+        self._last_error: str | None = None
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._writer = Writer(file, self._jobs, reactor.callFromThread, self)
+        self._join = (start_writer or _in_thread)(self._writer.run)
+
+    # ------------------------------------------------------------------ in
+
+    def append(self, message: Outgoing, stored: Answer | None, introduction: Introduction | None = None) -> int:
+        """Take a message to be committed with the next group; see ISpool."""
+        size = len(message.topic) + len(message.payload) + OVERHEAD_BYTES
+        if introduction is not None:
+            size += len(introduction.lifecycle.topic) + len(introduction.lifecycle.payload) + OVERHEAD_BYTES
+        waiting = self._waiting_bytes + size
+        if self._bytes + waiting > self._max_bytes:
+            raise SpoolFull(f"the spool holds {self._bytes + waiting - size} bytes of {self._max_bytes}")
+        if waiting > WAITING_BYTES or self._waiting_messages >= WAITING_MESSAGES:
+            raise SpoolFull("more is waiting to be written than memory may hold")
+        if self._closed is not None:
+            raise SpoolFailing("the spool is closed")
+        self._waiting_bytes = waiting
+        group = self._group
+        place = self._place
+        if introduction is not None:
+            place += 1
+            group.messages.append(Spooled(place, *introduction.lifecycle))
+            group.stored.append(None)
+            group.introduced.append((introduction.iccid, introduction.born))
+            self._introduced.add((introduction.iccid, introduction.born))
+        place += 1
+        self._place = place
+        self._waiting_messages += 1 if introduction is None else 2
+        group.messages.append(Spooled(place, *message))
+        group.stored.append(stored)
+        group.size += size
+        if not self._handing_over:
+            self._handing_over = True
+            self._reactor.callLater(0, self._hand_over)
+        return place
+
+    def is_introduced(self, iccid: str, born: int) -> bool:
+        """Return whether this life of the device has had its introduction."""
+        return (iccid, born) in self._introduced
+
+    def settle(self, places: Iterable[int]) -> None:
+        """Delete messages with the next commit, or soon."""
+        self._group.settled.extend(places)
+        if not self._handing_over and self._settle_call is None and self._closed is None:
+            self._settle_call = self._reactor.callLater(SETTLE_SECONDS, self._settle_now)
+
+    def _settle_now(self) -> None:
+        self._settle_call = None
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the writer what this turn brought."""
+        self._handing_over = False
+        group = self._group
+        if group.messages or group.settled:
+            self._group = Group()
+            self._jobs.put(group)
+
+    # ------------------------------------------------------------------ out
+
+    def follow(self, take: Callable[[Sequence[Spooled]], None]) -> None:
+        """Hand every committed group to *take* from now on."""
+        self._followers.append(take)
+
+    def read(self, after: int, limit: int) -> Deferred[list[Spooled]]:
+        """Read committed messages from behind the place *after*."""
+        if self._closed is not None:
+            return fail(SpoolFailing("the spool is closed"))
+        result: Deferred[list[Spooled]] = Deferred()
+        self._jobs.put(Read(after, limit, result))
+        return result
+
+    def last_place(self) -> int:
+        """Return the highest place ever given."""
+        return self._place
+
+    def committed(self, groups: Sequence[Group], size: int, failure: StorageError | None) -> None:
+        """Take the result of a commit and the *size* of what is on disk now; in the reactor's thread."""
+        self._bytes = size
+        for group in groups:
+            self._waiting_bytes -= group.size
+            self._waiting_messages -= len(group.messages)
+            if failure is not None:
+                self._introduced.difference_update(group.introduced)
+                self._group.settled.extend(group.settled)
+        self._note_health(failure)
+        for group in groups:
+            if not group.messages:
+                continue
+            if failure is None:
+                for take in self._followers:
+                    take(group.messages)
+            for stored in group.stored:
+                if stored is not None:
+                    stored(failure)
+
+    def was_read(self, result: Deferred[list[Spooled]], messages: list[Spooled] | StorageError) -> None:
+        """Take the result of a read; in the reactor's thread."""
+        if isinstance(messages, StorageError):
+            self._note_health(messages)
+            result.errback(messages)
+        else:
+            result.callback(messages)
+
+    # ------------------------------------------------------------------ health and end
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last commit or read went well."""
+        return self._last_error is None
+
+    @property
+    def fill(self) -> float:
+        """How full it is, 0 to 1: messages not settled, on disk and waiting to be."""
+        return (self._bytes + self._waiting_bytes) / self._max_bytes
+
+    def _note_health(self, failure: StorageError | None) -> None:
+        """Log when it begins to fail, when it fails differently, and when it works again; not every commit."""
+        error = None if failure is None else str(failure)
+        if failure is not None:
+            self.counters.failed_commits += 1
+        if error == self._last_error:
+            return
+        if error is None:
+            self.log.info("the spool works again")
+        else:
+            self.log.error("{error}; devices get 5.03 until it works again", error=error)
+        self._last_error = error
+
+    def close(self) -> Deferred[None]:
+        """Finish what was appended; fires when all of it is on disk, answered, and the file is closed."""
+        if self._closed is None:
+            self._closed = Deferred()
+            if self._settle_call is not None:
+                self._settle_call.cancel()
+                self._settle_call = None
+            self._hand_over()
+            self._jobs.put(None)
+        return self._closed
+
+    def finished(self) -> None:
+        """Take note that the writer has ended; in the reactor's thread."""
+        self._join()
+        if self._closed is not None and not self._closed.called:
+            self._closed.callback(None)
+
+
+class Writer:
+    """What the writer thread does: take all that waits, commit it, report; read when asked; tidy up when idle.
+
+    Args:
+        report: ``callFromThread``: has something called in the reactor's thread, in the order of the calls.
+        spool: told the results.
+    """
+
+    def __init__(
+        self, file: SpoolFile, jobs: SimpleQueue[Job | None], report: Callable[..., None], spool: Spool
+    ) -> None:
+        """Begin with ``run``."""
+        self._file = file
+        self._jobs = jobs
+        self._report = report
+        self._spool = spool
+
+    def run(self) -> None:
+        """Work until told to end, by None."""
+        job = self._next()
+        while job is not None:
+            if isinstance(job, Read):
+                self._read(job)
+                job = self._next()
+                continue
+            groups, size = [job], len(job.messages)
+            following = self._waiting()
+            while isinstance(following, Group) and size < GROUP_LIMIT:
+                groups.append(following)
+                size += len(following.messages)
+                following = self._waiting()
+            self._commit(groups)
+            job = self._next() if following is Nothing.WAITS else following
+        self._file.close(self._spool.last_place())
+        self._report(self._spool.finished)
+
+    def _waiting(self) -> Job | Nothing | None:
+        """Return the next job if one waits."""
+        try:
+            return self._jobs.get_nowait()
+        except Empty:
+            return Nothing.WAITS
+
+    def _next(self) -> Job | None:
+        """Return the next job; while there is none, tidy up."""
+        while True:
+            job = self._waiting()
+            if not isinstance(job, Nothing):
+                return job
+            try:
+                busy = self._file.tidy()
+            except StorageError:
+                busy = False  # the next commit will say so
+            if not busy:
+                return self._jobs.get()
+
+    def _commit(self, groups: list[Group]) -> None:
+        messages = groups[0].messages if len(groups) == 1 else [m for group in groups for m in group.messages]
+        introduced = [pair for group in groups for pair in group.introduced]
+        settled = runs(place for group in groups for place in group.settled)
+        failure: StorageError | None = None
+        begun = time.perf_counter()
+        try:
+            self._file.commit(messages, introduced, settled)
+        except StorageError as refused:
+            failure = refused
+        counters = self._spool.counters
+        counters.commits += 1
+        counters.committed += len(messages)
+        counters.commit_seconds += time.perf_counter() - begun
+        self._report(self._spool.committed, groups, self._file.bytes, failure)
+
+    def _read(self, job: Read) -> None:
+        result: list[Spooled] | StorageError
+        try:
+            result = self._file.read(job.after, job.limit)
+        except StorageError as refused:
+            result = refused
+        self._report(self._spool.was_read, job.result, result)
+
+
+def open_spool(path: Path, reactor: Any, max_bytes: int, counters: SpoolCounters | None = None) -> Spool:
+    """Open the spool at *path* and start its writer.  Raises StorageError."""
+    return Spool(SpoolFile(path), reactor, max_bytes, counters=counters)
+
+
+def _in_thread(run: Callable[[], None]) -> Callable[[], None]:
+    """Run the writer in a thread of its own; return what waits for its end."""
+    thread = threading.Thread(target=run, name="coapgw spool", daemon=True)
+    thread.start()
+    return thread.join

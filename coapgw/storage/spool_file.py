@@ -1,0 +1,223 @@
+"""The spool's SQLite file: groups of messages in, in one durable transaction each; the oldest out.
+
+WAL and ``synchronous=FULL``: when ``commit`` returns, its group survives kill -9 and power loss.  Everything here
+blocks and belongs to one thread at a time.  docs/decisions/0004-spool.md has the measurements behind the choices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources import files
+from itertools import chain
+from pathlib import Path
+from typing import IO, Final
+
+import attrs
+
+from coapgw.errors import SpoolFailing, StorageError
+from coapgw.model import Spooled
+
+SCHEMA_VERSION: Final = 1
+OVERHEAD_BYTES: Final = 128  # of a message beside its topic and payload: ids, times, SQLite's own
+ROWS_PER_STATEMENT: Final = 64  # powers of two up to this; each step of a statement gives the GIL away once
+RESERVE_PLACES: Final = 1_000_000  # places set aside at a time, so that a commit need not remember the highest
+CHECKPOINT_PAGES: Final = 4_000  # 16 MB of WAL: most messages are deleted before they are ever copied
+VACUUM_PAGES: Final = 256  # a step of tidying up, a few milliseconds
+VACUUM_ABOVE_PAGES: Final = 4_096  # free pages that stay for reuse: 16 MB
+
+_INSERTS: Final = {
+    rows: "INSERT INTO message VALUES " + ",".join(["(?,?,?,?,?,?)"] * rows) for rows in (1, 2, 4, 8, 16, 32, 64)
+}
+_SIZE: Final = f"length(topic) + length(payload) + {OVERHEAD_BYTES}"
+
+
+@attrs.frozen
+class SpoolStatus:
+    """What a spool holds; *oldest_received* in milliseconds since the epoch, None if it is empty."""
+
+    messages: int
+    bytes: int
+    oldest_received: int | None
+
+
+class SpoolFile:
+    """An open spool, locked against every other gateway.
+
+    Raises:
+        StorageError: from ``__init__``, with a sentence for an operator; SpoolFailing from everything else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the spool at *path*, or make an empty one."""
+        self._path = path
+        self._lock = _locked(path.with_suffix(".lock"))
+        try:
+            self._database = _opened(path)
+            self._prepare()
+        except sqlite3.Error as refused:
+            self._lock.close()
+            raise StorageError(f"the spool {path} cannot be used: {refused}") from None
+        except StorageError:
+            self._lock.close()
+            raise
+
+    def _prepare(self) -> None:
+        database = self._database
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            database.execute("PRAGMA auto_vacuum=INCREMENTAL")  # only counts before the first table
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.execute("PRAGMA journal_size_limit=67108864")
+        database.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+        if version > SCHEMA_VERSION:
+            raise StorageError(f"the spool {self._path} was written by a newer coapgw (version {version})")
+        for number in range(version + 1, SCHEMA_VERSION + 1):
+            script = files("coapgw.storage").joinpath(f"schema/spool-{number}.sql").read_text()
+            database.executescript(f"BEGIN; {script} COMMIT;")
+        self.messages: int
+        self.bytes: int
+        self.reserved: int
+        self.messages, self.bytes, self.reserved = database.execute("SELECT * FROM totals").fetchone()
+        self.first_place = self.reserved + 1
+
+    def introduced(self) -> set[tuple[str, int]]:
+        """Return (iccid, born) of every device that had its introduction."""
+        with self._failing():
+            return set(self._database.execute("SELECT iccid, born FROM introduced"))
+
+    def commit(
+        self,
+        messages: Sequence[Spooled],
+        introduced: Sequence[tuple[str, int]],
+        settled: Sequence[tuple[int, int]],
+    ) -> None:
+        """Store and delete in one durable transaction.
+
+        Args:
+            messages: to store, lowest place first.
+            introduced: (iccid, born) of those whose introduction is among the messages.
+            settled: runs of places to delete, (first, last).
+        """
+        database = self._database
+        with self._failing():
+            database.execute("BEGIN IMMEDIATE")
+            count, size = self.messages, self.bytes
+            reserved = self.reserved
+            if messages:
+                reserved = self._insert(messages)
+                count += len(messages)
+                size += sum(len(m.topic) + len(m.payload) for m in messages) + OVERHEAD_BYTES * len(messages)
+            if introduced:
+                database.executemany("INSERT OR IGNORE INTO introduced VALUES (?,?)", introduced)
+            for run in settled:
+                gone, freed = database.execute(
+                    f"SELECT count(*), ifnull(sum({_SIZE}), 0) FROM message WHERE place BETWEEN ? AND ?", run
+                ).fetchone()
+                database.execute("DELETE FROM message WHERE place BETWEEN ? AND ?", run)
+                count -= gone
+                size -= freed
+            database.execute("UPDATE totals SET messages=?, bytes=?, reserved=?", (count, size, reserved))
+            database.execute("COMMIT")
+            self.messages, self.bytes, self.reserved = count, size, reserved
+
+    def _insert(self, messages: Sequence[Spooled]) -> int:
+        """Insert the messages, as many with one statement as may be; return the highest place set aside."""
+        at, end = 0, len(messages)
+        while at < end:
+            rows = min(ROWS_PER_STATEMENT, 1 << (end - at).bit_length() - 1)
+            self._database.execute(_INSERTS[rows], list(chain.from_iterable(messages[at : at + rows])))
+            at += rows
+        highest = messages[-1].place
+        return self.reserved if highest <= self.reserved else highest + RESERVE_PLACES
+
+    def read(self, after: int, limit: int) -> list[Spooled]:
+        """Return up to *limit* messages from behind the place *after*, lowest first."""
+        with self._failing():
+            rows = self._database.execute(
+                "SELECT * FROM message WHERE place > ? ORDER BY place LIMIT ?", (after, limit)
+            )
+            return [Spooled(*row) for row in rows.fetchall()]
+
+    def tidy(self) -> bool:
+        """Give a few free pages back to the disk; return whether there is more to do."""
+        with self._failing():
+            (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
+            if free <= VACUUM_ABOVE_PAGES:
+                return False
+            self._database.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            return True
+
+    def close(self, highest: int) -> None:
+        """Close; *highest* is the highest place that was given."""
+        with contextlib.suppress(sqlite3.Error):
+            self._database.execute("UPDATE totals SET reserved=?", (highest,))
+        with contextlib.suppress(sqlite3.Error):
+            self._database.close()
+        self._lock.close()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Turn what SQLite raises into SpoolFailing, and leave no transaction open."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as failure:
+            if self._database.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+            raise SpoolFailing(f"the spool {self._path}: {failure}") from None
+
+
+def runs(places: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the contiguous runs of *places*, (first, last), lowest first."""
+    out: list[tuple[int, int]] = []
+    first = last = -1
+    for place in sorted(places):
+        if place > last + 1 or first < 0:
+            if first >= 0:
+                out.append((first, last))
+            first = place
+        last = place
+    if first >= 0:
+        out.append((first, last))
+    return out
+
+
+def spool_status(path: Path) -> SpoolStatus:
+    """Return what the spool at *path* holds, whether a gateway has it open or not.  Raises StorageError."""
+    if not path.exists():
+        return SpoolStatus(0, 0, None)
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        ) as database:
+            messages, size = database.execute("SELECT messages, bytes FROM totals").fetchone()
+            oldest = database.execute("SELECT received FROM message ORDER BY place LIMIT 1").fetchone()
+    except sqlite3.Error as refused:
+        raise StorageError(f"the spool {path} cannot be read: {refused}") from None
+    return SpoolStatus(messages, size, oldest[0] if oldest else None)
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """Take the lock that says whose spool this is; it goes with the process, however that ends."""
+    try:
+        lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb")
+    except OSError as refused:
+        raise StorageError(f"the spool's lock {path} cannot be opened: {refused.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise StorageError(f"another gateway runs on {path.parent} (it holds {path.name})") from None
+    return lock
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open the database, readable by its owner only, for whichever thread has it at the time."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64, timeout=5)

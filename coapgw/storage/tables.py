@@ -1,0 +1,43 @@
+"""The registry's tables as this version reads and writes them; ``migrations`` brings a database here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, MetaData, String, Table, UniqueConstraint
+
+REVISION: Final = "0001"
+"""The last migration; a database that says so needs none."""
+
+REVISION_TABLE: Final = "registry_revision"
+"""Where a database says which migration it is at; not Alembic's usual name, so that a database can be shared."""
+
+metadata: Final = MetaData()
+
+devices: Final = Table(
+    "devices",
+    metadata,
+    Column("iccid", String(20), primary_key=True),
+    Column("imsi", String(15)),
+    Column("ip", String(45)),  # the longest text form of an IPv6 address
+    Column("name", String(64)),
+    Column("status", String(8), nullable=False),
+    Column("created_at", BigInteger, nullable=False),  # milliseconds since the epoch
+    Column("updated_at", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),  # of the transaction that wrote the row last
+    UniqueConstraint("ip", name="devices_ip_once"),
+    CheckConstraint("status IN ('ACTIVE', 'INACTIVE')", name="devices_status_known"),
+    Index("devices_by_version", "version"),
+)
+
+devices_removed: Final = Table(
+    "devices_removed",
+    metadata,
+    Column("iccid", String(20), primary_key=True),
+    Column("version", BigInteger, nullable=False),  # of the transaction that removed it last
+    Index("devices_removed_by_version", "version"),
+)
+
+registry_version: Final = Table("registry_version", metadata, Column("n", BigInteger, nullable=False))
+"""One row: how many transactions have written.  Each begins by adding one, which makes writers wait for each other: the
+order of versions is the order of commits, and who has read up to *n* has missed nothing below it."""

@@ -1,0 +1,162 @@
+"""A real gateway in a process of its own, and what tests use around it: a plain socket client, a real MQTT client."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from paho.mqtt import client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.unit.coap_wire import datagram, option
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 20.0
+TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+
+
+def until(holds: Callable[[], object], seconds: float = 10.0, what: str = "nothing happened in time") -> None:
+    """Wait until something holds; fails the test if it does not."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def coapgw(data: Path, *arguments: str) -> str:
+    """Run the command line tool; return what it prints."""
+    command = [sys.executable, "-m", "coapgw.cli.main", "--data", str(data), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class GatewayProcess:
+    """``twistd -n coapgw`` on ports of the system's choice; keeps its ports over a restart."""
+
+    def __init__(self, data: Path, *settings: str) -> None:
+        self.data = data
+        self.settings = settings
+        self.ports: dict[str, Any] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.log = data.with_suffix(".log")
+
+    def start(self) -> GatewayProcess:
+        """Start it and wait until it is ready."""
+        coap, port = (self.ports["coap"][0], self.ports["mqtt"][0]) if self.ports else (0, 0)
+        settings = [f"coap.listen=['127.0.0.1:{coap}']", f"mqtt.embedded.listen=['127.0.0.1:{port}']", *self.settings]
+        options = [argument for setting in settings for argument in ("--set", setting)]
+        self._process = subprocess.Popen(
+            [*TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options],
+            cwd=ROOT,
+            stdout=self.log.open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+        until(self._is_ready, START_SECONDS, "the gateway was not ready in time")
+        return self
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        try:
+            self.ports = json.loads((self.data / "ports.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return True
+
+    @property
+    def coap(self) -> tuple[str, int]:
+        """Where it takes CoAP."""
+        return "127.0.0.1", int(self.ports["coap"][0])
+
+    @property
+    def mqtt(self) -> int:
+        """Its MQTT port."""
+        return int(self.ports["mqtt"][0])
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        (self.data / "ports.json").unlink(missing_ok=True)
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        """End it in order; return its exit status."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(20)
+
+
+class Device:
+    """A device with a socket of its own, on the address the gateway knows it by."""
+
+    def __init__(self, address: str, gateway: tuple[str, int], timeout: float = 5.0) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((address, 0))
+        self._socket.connect(gateway)
+        self._socket.settimeout(timeout)
+        self._message_id = int.from_bytes(os.urandom(2), "big")
+
+    def post(self, payload: bytes, query: bytes | None = None) -> bytes | None:
+        """Send a CON POST; return the answer, or None if none came."""
+        self._message_id = self._message_id + 1 & 0xFFFF
+        options = b"" if query is None else option(15, query)
+        try:
+            self._socket.send(datagram(message_id=self._message_id, token=b"tk", options=options, payload=payload))
+            while True:
+                answer = self._socket.recv(2048)
+                if answer[2:4] == self._message_id.to_bytes(2, "big"):
+                    return answer
+        except OSError:  # timeout, or nobody listens
+            return None
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class Subscriber:
+    """A paho client in its own thread that keeps what it receives and comes back by itself."""
+
+    def __init__(
+        self, port: int, filters: Sequence[tuple[str, int]] = (("#", 1),), client_id: str = "", clean: bool = True
+    ) -> None:
+        self.received: list[tuple[str, bytes]] = []
+        self._filters = list(filters)
+        self._subscribed = threading.Event()
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=clean)
+        self._client.on_connect = lambda client, *_: client.subscribe(self._filters)
+        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_message = lambda _client, _data, message: self.received.append(
+            (message.topic, bytes(message.payload))
+        )
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert self._subscribed.wait(10)
+
+    def documents(self) -> list[dict[str, Any]]:
+        """What was received, as JSON, events left out."""
+        return [json.loads(payload) for _, payload in self.received if b'"TELEMETRY_DATA"' in payload]
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._client.disconnect()
+        self._client.loop_stop()

@@ -1,0 +1,183 @@
+"""The whole gateway as an operator runs it: from a datagram to a subscriber, over restarts and kill -9."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.gateway_process import ROOT, TWISTD, Device, GatewayProcess, Subscriber, coapgw, until
+
+ICCIDS = [f"898828066600000{number:04}" for number in range(1, 9)]
+ADDRESSES = [f"127.0.1.{number}" for number in range(1, 9)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory with eight devices."""
+    table = tmp_path / "devices.csv"
+    table.write_text("iccid,ip\n" + "".join(f"{i},{a}\n" for i, a in zip(ICCIDS, ADDRESSES, strict=True)))
+    coapgw(tmp_path / "data", "device", "import", str(table))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def gateway(data: Path, request: pytest.FixtureRequest) -> Iterator[GatewayProcess]:
+    """A running gateway."""
+    process = GatewayProcess(data, *getattr(request, "param", ())).start()
+    yield process
+    process.stop()
+    assert "Traceback" not in process.log.read_text()
+
+
+def _values(subscriber: Subscriber) -> list[tuple[str, bytes]]:
+    return [(d["device"]["iccid"], base64.b64decode(d["payload"]["value"])) for d in subscriber.documents()]
+
+
+def test_a_post_reaches_a_subscriber(gateway: GatewayProcess) -> None:
+    subscriber = Subscriber(gateway.mqtt)
+    device = Device(ADDRESSES[0], gateway.coap)
+    answer = device.post(b"hello", b"t=greetings")
+    assert answer is not None
+    assert answer[:2] == b"\x62\x44"
+    until(lambda: len(subscriber.received) == 2)
+    (event_topic, event), (topic, message) = subscriber.received
+    assert (event_topic, json.loads(event)["type"]) == ("lifecycle", "LIFECYCLE")
+    assert topic == f"{ICCIDS[0]}/greetings"
+    document = json.loads(message)
+    assert document["device"] == {"iccid": ICCIDS[0], "ip": ADDRESSES[0]}
+    assert document["payload"] == {"type": "STRING", "encoding": "base64", "value": "aGVsbG8=", "topic": "greetings"}
+    subscriber.close()
+
+
+def test_a_stranger_is_refused_and_a_device_that_is_added_is_served_within_a_second(gateway: GatewayProcess) -> None:
+    stranger = Device("127.0.9.9", gateway.coap)
+    answer = stranger.post(b"x")
+    assert answer is not None
+    assert answer[1] == 0x81
+    coapgw(gateway.data, "device", "add", "89882806660000099999", "--ip", "127.0.9.9")
+    time.sleep(1)
+    answer = stranger.post(b"x")
+    assert answer is not None
+    assert answer[1] == 0x44
+    coapgw(gateway.data, "device", "set", "89882806660000099999", "--status", "INACTIVE")
+    time.sleep(1)
+    answer = stranger.post(b"x")
+    assert answer is not None
+    assert answer[1] == 0x81
+
+
+def test_a_lifecycle_event_is_published_once_in_a_life_also_over_restarts(data: Path) -> None:
+    gateway = GatewayProcess(data).start()
+    subscriber = Subscriber(gateway.mqtt)
+    for stop in (gateway.stop, gateway.kill, gateway.stop):
+        assert Device(ADDRESSES[0], gateway.coap).post(b"x") is not None
+        stop()
+        gateway.start()
+    assert Device(ADDRESSES[0], gateway.coap).post(b"last") is not None
+    until(lambda: (ICCIDS[0], b"last") in _values(subscriber), 20)
+    assert [topic for topic, _ in subscriber.received].count("lifecycle") == 1
+    subscriber.close()
+    gateway.stop()
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["clean session", "persistent session"])
+@pytest.mark.parametrize("acknowledge", ["stored", "published"])
+def test_kill_9_under_load_loses_nothing_that_got_2_04(data: Path, clean: bool, acknowledge: str) -> None:
+    """Several rounds of kill -9 at random moments; order per device holds, repeats apart."""
+    gateway = GatewayProcess(data, f"uplink.acknowledge={acknowledge}").start()
+    subscriber = Subscriber(gateway.mqtt, client_id="keeper", clean=clean)
+    acknowledged: list[tuple[str, bytes]] = []
+    ended = threading.Event()
+
+    def send(number: int) -> None:
+        sent = 0
+        while not ended.is_set():
+            device = Device(ADDRESSES[number], gateway.coap, timeout=0.3)
+            while not ended.is_set():
+                sent += 1
+                payload = b"%d" % sent
+                answer = device.post(payload)
+                if answer is None:
+                    break
+                if answer[1] == 0x44:
+                    acknowledged.append((ICCIDS[number], payload))
+            device.close()
+            time.sleep(0.05)
+
+    senders = [threading.Thread(target=send, args=(number,)) for number in range(len(ICCIDS))]
+    for sender in senders:
+        sender.start()
+    source = random.Random(f"{clean}{acknowledge}")
+    for _ in range(4):
+        time.sleep(source.uniform(0.3, 1.0))
+        gateway.kill()
+        gateway.start()
+        before = len(subscriber.received)
+        until(lambda: len(subscriber.received) > before, 20)  # noqa: B023 - it is called within this round
+    time.sleep(0.5)
+    ended.set()
+    for sender in senders:
+        sender.join()
+    assert len(acknowledged) > 500
+    until(lambda: set(acknowledged) <= set(_values(subscriber)), 20, "messages that got 2.04 did not arrive")
+    for iccid in ICCIDS:
+        arrived = [int(value) for sender_id, value in dict.fromkeys(_values(subscriber)) if sender_id == iccid]
+        assert arrived == sorted(arrived)
+    subscriber.close()
+    gateway.stop()
+
+
+@pytest.mark.parametrize("gateway", [("spool.max_bytes=20000",)], indirect=True)
+def test_a_full_spool_is_5_03_until_a_subscriber_takes_the_messages(gateway: GatewayProcess) -> None:
+    subscriber = Subscriber(gateway.mqtt, client_id="away", clean=False)
+    subscriber.close()
+    device = Device(ADDRESSES[0], gateway.coap)
+    answers = [device.post(b"x" * 1000) for _ in range(30)]
+    codes = [answer[1] for answer in answers if answer is not None]
+    assert len(codes) == 30
+    accepted = codes.count(0x44)
+    assert 5 <= accepted <= 20
+    assert set(codes[accepted:]) == {0xA3}
+    subscriber = Subscriber(gateway.mqtt, client_id="away", clean=False)
+    until(lambda: len(subscriber.documents()) == accepted)
+    until(lambda: (device.post(b"x") or b"\0\0")[1] == 0x44)
+    subscriber.close()
+
+
+def test_stopping_answers_what_it_took_and_starts_again_where_it_was(data: Path) -> None:
+    gateway = GatewayProcess(data).start()
+    devices = [Device(address, gateway.coap) for address in ADDRESSES]
+    answers: list[bytes | None] = []
+    threads = [threading.Thread(target=lambda d=device: answers.append(d.post(b"x"))) for device in devices]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    assert gateway.stop() == 0
+    for thread in threads:
+        thread.join()
+    assert not (data / "ports.json").exists()
+    gateway.start()
+    subscriber = Subscriber(gateway.mqtt)
+    for device in devices:
+        assert device.post(b"after") is not None
+    until(lambda: [value for _, value in _values(subscriber)].count(b"after") == 8)
+    subscriber.close()
+    assert gateway.stop() == 0
+
+
+def test_a_second_gateway_on_the_same_data_is_refused_with_a_sentence(gateway: GatewayProcess) -> None:
+    command = [*TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(gateway.data), "--set", "coap.listen=[]"]
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode == 1
+    assert "another gateway runs on" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert Device(ADDRESSES[0], gateway.coap).post(b"x") is not None
+    assert (gateway.data / "ports.json").exists()

@@ -1,0 +1,49 @@
+"""storage/sessions.py: what is remembered of MQTT clients over a restart."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from zope.interface.verify import verifyObject
+
+from coapgw.errors import StorageError
+from coapgw.interfaces import ISessionStore, StoredSession
+from coapgw.storage.sessions import SqliteSessionStore
+
+ANNA = StoredSession("anna", "user", True, (("a/#", 1), ("b/+", 0)))
+BERT = StoredSession("bert", None, False, ())
+
+
+def _again(store: SqliteSessionStore, path: Path) -> list[StoredSession]:
+    store.close()
+    again = SqliteSessionStore(path)
+    loaded = sorted(again.load())
+    again.close()
+    return loaded
+
+
+def test_what_was_saved_is_there_after_a_restart(tmp_path: Path) -> None:
+    store = SqliteSessionStore(tmp_path / "broker.db")
+    verifyObject(ISessionStore, store)
+    store.save(ANNA)
+    store.save(BERT)
+    assert _again(store, tmp_path / "broker.db") == [ANNA, BERT]
+    assert stat.S_IMODE((tmp_path / "broker.db").stat().st_mode) == 0o600
+
+
+def test_the_newest_state_of_a_client_counts(tmp_path: Path) -> None:
+    store = SqliteSessionStore(tmp_path / "broker.db")
+    for qos in range(100):
+        store.save(StoredSession("anna", None, True, (("x", qos & 1), (f"y{qos}", 1))))
+    store.save(BERT)
+    store.forget("bert")
+    assert _again(store, tmp_path / "broker.db") == [StoredSession("anna", None, True, (("x", 1), ("y99", 1)))]
+
+
+def test_a_file_that_is_none_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    path.write_bytes(b"this is no database, and long enough to be looked at by sqlite" * 20)
+    with pytest.raises(StorageError, match=r"broker\.db"):
+        SqliteSessionStore(path)

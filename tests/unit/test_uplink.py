@@ -1,0 +1,271 @@
+"""The way in, from the datagram to the spool: uplink.py and resources.py of gateway/ behind a real message layer."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Hashable
+
+import pytest
+from zope.interface import implementer
+
+from coapgw.coap.messaging import MessageLayer
+from coapgw.coap.site import ResourceSite
+from coapgw.errors import SpoolFailing, SpoolFull
+from coapgw.gateway.authorise import DevicesByAddress
+from coapgw.gateway.envelope import MessageIds
+from coapgw.gateway.resources import answer_to, make_root
+from coapgw.gateway.uplink import PUBLISH_SECONDS, Uplink, UplinkSettings
+from coapgw.interfaces import IDeviceDirectory
+from coapgw.model import Acknowledge, Device, DeviceStatus
+from tests.unit.coap_wire import CON, DEVICE, NON, STRANGER, datagram, option
+from tests.unit.spool_stub import SpoolStub
+
+ICCID = "8988280666000000017"
+GET, PUT, DELETE = 1, 3, 4
+PATH, QUERY = 11, 15
+
+
+@implementer(IDeviceDirectory)
+class Directory:
+    """One device."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.device = Device(ICCID, imsi="901405100000017", ip=DEVICE[0], created_at=5)
+
+    def by_address(self, ip: str) -> Device | None:
+        return self.device if ip == self.device.ip else None
+
+    def by_iccid(self, iccid: str) -> Device | None:
+        return self.device if iccid == ICCID else None
+
+
+class Gateway:
+    """Everything between the socket and the disk."""
+
+    def __init__(self, **settings: object) -> None:
+        self.now = 1670598749.915
+        self.spool = SpoolStub()
+        self.directory = Directory()
+        self.uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, UplinkSettings(**settings))  # type: ignore[arg-type]
+        self.layer = MessageLayer(
+            ResourceSite(make_root(self.uplink)), DevicesByAddress(self.directory), random.Random(1)
+        )
+        self._message_id = 0
+
+    def send(
+        self, *options: bytes, payload: bytes = b"hello", code: int = 2, kind: int = CON, source: Hashable = DEVICE
+    ) -> list[bytes]:
+        """Send a request, commit; return the answers."""
+        self._message_id += 1
+        data = datagram(kind, code, self._message_id, b"tk", b"".join(options), payload)
+        self.layer.receive_datagram(data, source, self.now)
+        self.spool.commit()
+        return self.answers()
+
+    def answers(self) -> list[bytes]:
+        return [answer for answer, _ in self.layer.datagrams_to_send(self.now)]
+
+    @property
+    def telemetry(self) -> list[tuple[str, dict[str, object]]]:
+        """Topic and document of every message but the first event."""
+        return [(row.topic.decode(), json.loads(row.payload)) for row in self.spool.rows if row.topic != b"lifecycle"]
+
+
+def _code(answers: list[bytes]) -> int:
+    (answer,) = answers
+    return answer[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "topic"),
+    [
+        ((), ICCID),
+        ((option(PATH, b""),), ICCID),  # node-coap-client
+        ((option(PATH, b"data"),), ICCID),
+        ((option(QUERY, b"t=greetings"),), f"{ICCID}/greetings"),
+        ((option(3, b"other.example"), option(8, b"data"), option(4, b"t=/a/b")), f"{ICCID}/a/b"),
+        ((option(12, b"\x00\x32"), option(3, b"?t=hello-world")), ICCID),  # microcoapy
+        ((option(7, b"\x16\x33"), option(8, b"t=x")), f"{ICCID}/x"),  # libcoap's Uri-Port
+        ((option(27, b"\x06"),), ICCID),  # a Block1 that is the only block
+    ],
+)
+def test_a_post_becomes_a_message(options: tuple[bytes, ...], topic: str) -> None:
+    gateway = Gateway()
+    assert gateway.send(*options) == [b"\x62\x44\x00\x01tk"]
+    ((published, document),) = gateway.telemetry
+    assert published == topic
+    assert document["payload"]["value"] == "aGVsbG8="  # type: ignore[index]
+    assert document["received"] == "1670598749915"
+
+
+def test_an_empty_payload_is_a_message_too() -> None:
+    gateway = Gateway()
+    assert _code(gateway.send(payload=b"")) == 0x44
+    assert gateway.telemetry[0][1]["payload"] == {"type": "STRING", "encoding": "base64", "value": ""}
+
+
+def test_the_answer_waits_for_the_commit() -> None:
+    gateway = Gateway()
+    gateway.layer.receive_datagram(datagram(payload=b"x"), DEVICE, gateway.now)
+    assert gateway.answers() == []
+    gateway.spool.commit()
+    assert _code(gateway.answers()) == 0x44
+
+
+def test_received_answers_at_once_and_published_waits_for_the_broker() -> None:
+    gateway = Gateway(acknowledge=Acknowledge.RECEIVED)
+    gateway.layer.receive_datagram(datagram(payload=b"x"), DEVICE, gateway.now)
+    assert _code(gateway.answers()) == 0x44
+    gateway = Gateway(acknowledge=Acknowledge.PUBLISHED)
+    assert gateway.send() == []
+    gateway.uplink.published(gateway.spool.last_place())
+    assert _code(gateway.answers()) == 0x44
+
+
+def test_published_is_5_04_when_the_broker_does_not_take_it_in_time() -> None:
+    gateway = Gateway(acknowledge=Acknowledge.PUBLISHED)
+    gateway.send()
+    gateway.now += PUBLISH_SECONDS - 1
+    gateway.uplink.handle_timer()
+    assert gateway.answers() == []
+    gateway.now += 2
+    gateway.uplink.handle_timer()
+    assert _code(gateway.answers()) == 0xA4
+    gateway.uplink.published(gateway.spool.last_place())
+    assert gateway.answers() == []
+
+
+@pytest.mark.parametrize("acknowledge", [Acknowledge.STORED, Acknowledge.PUBLISHED])
+def test_a_commit_that_fails_is_5_03_with_max_age_and_the_repeat_gets_the_same(acknowledge: Acknowledge) -> None:
+    gateway = Gateway(acknowledge=acknowledge)
+    data = datagram(payload=b"x")
+    gateway.layer.receive_datagram(data, DEVICE, gateway.now)
+    gateway.spool.commit(SpoolFailing("disk"))
+    (answer,) = gateway.answers()
+    assert answer == b"\x60\xa3\x00\x01\xd1\x01\x1e"  # Max-Age: 30
+    gateway.layer.receive_datagram(data, DEVICE, gateway.now)
+    assert gateway.answers() == [answer]
+    assert gateway.spool.rows == []
+
+
+def test_a_full_spool_is_5_03_at_once() -> None:
+    gateway = Gateway()
+    gateway.spool.refuse = SpoolFull("full")
+    assert gateway.send() == [b"\x62\xa3\x00\x01tk\xd1\x01\x1e"]
+    gateway.spool.refuse = None
+    assert _code(gateway.send()) == 0x44
+
+
+def test_a_payload_over_the_limit_is_4_13_with_size1() -> None:
+    gateway = Gateway(max_payload=100)
+    assert gateway.send(payload=b"x" * 101) == [b"\x62\x8d\x00\x01tk\xd1\x2f\x64"]
+    assert _code(gateway.send(payload=b"x" * 100)) == 0x44
+
+
+@pytest.mark.parametrize("query", [b"t", b"t=", b"t=a//b", b"t=a-b", b"t=" + b"a" * 254, b"x" * 300])
+def test_a_bad_topic_is_4_00_with_a_reason(query: bytes) -> None:
+    gateway = Gateway()
+    (answer,) = gateway.send(option(QUERY, query))
+    assert answer[1] == 0x80
+    assert len(answer.partition(b"\xff")[2]) > 10
+    assert gateway.spool.rows == []
+
+
+def test_half_an_upload_is_never_taken_for_a_message() -> None:
+    gateway = Gateway()
+    for block in (b"\x0e", b"\x16", b"\x01\x06"):
+        assert _code(gateway.send(option(27, block))) == 0x82
+    assert gateway.spool.rows == []
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "answer"),
+    [
+        (GET, (), 0x84),
+        (GET, (option(PATH, b""),), 0x84),
+        (PUT, (), 0x85),
+        (DELETE, (), 0x85),
+        (GET, (option(PATH, b"data"),), 0x85),
+        (2, (option(PATH, b"nowhere"),), 0x84),
+        (GET, (option(PATH, b"data"), option(0, b"x")), 0x84),
+        (2, (option(PATH, b".well-known"), option(0, b"core")), 0x85),
+        (5, (), 0x85),
+        (31, (), 0x85),
+    ],
+)
+def test_everything_else_has_its_code(code: int, options: tuple[bytes, ...], answer: int) -> None:
+    gateway = Gateway()
+    assert _code(gateway.send(*options, code=code)) == answer
+    assert gateway.spool.rows == []
+
+
+def test_get_of_the_root_says_not_found() -> None:
+    assert Gateway().send(code=GET, payload=b"") == [b"\x62\x84\x00\x01tk\xffNot Found"]
+
+
+def test_the_resources_are_described() -> None:
+    (answer,) = Gateway().send(option(PATH, b".well-known"), option(0, b"core"), code=GET, payload=b"")
+    assert answer == b'\x62\x45\x00\x01tk\xc1\x28\xff</>;title="uplink",</data>;title="uplink"'
+
+
+@pytest.mark.parametrize("kind", [CON, NON])
+def test_an_unknown_or_inactive_device_is_4_01_and_nothing_else_happens(kind: int) -> None:
+    gateway = Gateway()
+    assert _code(gateway.send(kind=kind, source=STRANGER)) == 0x81
+    gateway.directory.device = Device(ICCID, ip=DEVICE[0], status=DeviceStatus.INACTIVE)
+    gateway.directory.generation += 1
+    assert _code(gateway.send(kind=kind)) == 0x81
+    assert _code(gateway.send(option(QUERY, b"t=a//b"), kind=kind)) == 0x81
+    assert _code(gateway.send(option(PATH, b".well-known"), option(0, b"core"), code=GET, kind=kind)) == 0x81
+    assert gateway.spool.rows == []
+    assert gateway.uplink.counters.unauthorised == 3
+
+
+def test_a_device_that_is_deactivated_after_its_first_message_is_4_01() -> None:
+    gateway = Gateway()
+    assert _code(gateway.send()) == 0x44
+    gateway.directory.device = Device(ICCID, ip=DEVICE[0], status=DeviceStatus.INACTIVE)
+    gateway.directory.generation += 1
+    assert _code(gateway.send()) == 0x81
+
+
+def test_no_answer_to_a_stranger_is_much_larger_than_its_request() -> None:
+    gateway = Gateway()
+    for code in range(1, 32):
+        for options in (
+            (),
+            (option(PATH, b"data"),),
+            (option(PATH, b".well-known"), option(0, b"core")),
+            (option(9, b""),),
+        ):
+            (answer,) = gateway.send(*options, code=code, source=STRANGER, payload=b"")
+            assert len(answer) <= 6 + len(b"".join(options)) + 48
+
+
+def test_the_first_message_of_a_life_publishes_an_event_before_it_once() -> None:
+    gateway = Gateway()
+    gateway.send()
+    gateway.send()
+    assert [row.topic for row in gateway.spool.rows] == [b"lifecycle", ICCID.encode(), ICCID.encode()]
+    gateway.directory.device = Device(ICCID, ip=DEVICE[0], created_at=6)  # removed and added again
+    gateway.directory.generation += 1
+    gateway.send()
+    assert [row.topic for row in gateway.spool.rows].count(b"lifecycle") == 2
+
+
+def test_prefix_and_raw_payloads_are_as_configured() -> None:
+    gateway = Gateway(topic_prefix=b"iot/", raw=True)
+    gateway.send(option(QUERY, b"t=a"), payload=b"\x00\x01")
+    assert [(row.topic, row.payload) for row in gateway.spool.rows[1:]] == [
+        (b"iot/" + ICCID.encode() + b"/a", b"\x00\x01")
+    ]
+    assert gateway.spool.rows[0].topic == b"iot/lifecycle"
+    assert gateway.spool.rows[1].message_id.startswith("1-6393505d-")
+
+
+def test_an_error_nobody_thought_of_is_5_00() -> None:
+    assert answer_to(RuntimeError("secret"))[0] == 0xA0
+    assert answer_to(RuntimeError("secret"))[1] == b""
