@@ -200,20 +200,17 @@ class Broker:
             self.counters.not_retained += 1
         publication.owed += 1  # ours, so that nothing is settled half way
         packet = b""
-        pushed_out: list[Publication] | None = None
+        pushed_out: list[Publication] = []
         for session, subscribed_qos in self._tree.match(topic):
             if qos and subscribed_qos:
                 oldest = session.deliver(publication, min(qos, subscribed_qos))
                 if oldest is not None:
-                    if pushed_out is None:
-                        pushed_out = []
-                    pushed_out.append(oldest)
+                    pushed_out += oldest
             else:
                 packet = packet or encode_publish(topic, publication.payload)
                 session.deliver_unacknowledged(packet)
-        if pushed_out is not None:
-            for oldest in pushed_out:
-                oldest.release()
+        for pushed in pushed_out:
+            pushed.release()
         publication.release()
 
     def has_subscribers(self, client_ids: Iterable[str]) -> bool:

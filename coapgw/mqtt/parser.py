@@ -114,6 +114,7 @@ class Parser:
             if length & 0x80:
                 length, body = _long_length(data, start, size)
                 if not body:
+                    _check_first_byte(first)
                     needed = size - start + 1
                     break
             end = body + length

@@ -112,10 +112,10 @@ class Session:
 
     # ------------------------------------------------------------------ the way out
 
-    def deliver(self, publication: Publication, qos: int) -> Publication | None:
+    def deliver(self, publication: Publication, qos: int) -> list[Publication] | None:
         """Send a publication at QoS 1 or 2, or queue it; the caller may not hold the only claim to it.
 
-        Returns the oldest queued publication if it had to make room: it is the caller's to release, once every
+        Returns the oldest queued publications if they had to make room: they are the caller's to release, once every
         subscriber of the new one has been served.
         """
         publication.owed += 1
@@ -175,21 +175,22 @@ class Session:
         outbox.append(encode_publish(publication.topic, payload, qos, publication.retained, False, packet_id))
         self.shared.counters.delivered += 1
 
-    def _enqueue(self, publication: Publication, qos: int) -> Publication | None:
-        """Queue a publication; return the oldest one if it had to go, with its claim."""
+    def _enqueue(self, publication: Publication, qos: int) -> list[Publication] | None:
+        """Queue a publication; return the oldest ones that had to go, with their claims."""
         queue, shared = self.queue, self.shared
         queue.append((publication, qos))
         self._queue_bytes += len(publication.payload)
-        oldest = None
-        if len(queue) > shared.max_queue or (self._queue_bytes > shared.max_queue_bytes and len(queue) > 1):
+        pushed_out = None
+        while len(queue) > shared.max_queue or (self._queue_bytes > shared.max_queue_bytes and len(queue) > 1):
             oldest, oldest_qos = queue.popleft()
             self._queue_bytes -= len(oldest.payload)
             self._count_dropped()
-            if not oldest_qos:
-                oldest = None
+            if oldest_qos:
+                pushed_out = pushed_out or []
+                pushed_out.append(oldest)
         if self.outbox is not None:
             self._join_crowd()
-        return oldest
+        return pushed_out
 
     def _count_dropped(self) -> None:
         self.dropped += 1
@@ -257,8 +258,8 @@ class Session:
         for packet_id in self._completing:
             outbox.append(encode(PubRel(packet_id)))
         self._resend = deque(self.inflight)
-        self._join_crowd()
         self.pump()
+        self._join_crowd()
 
     def detach(self) -> None:
         """The client is away."""

@@ -124,6 +124,7 @@ class MqttServerProtocol(Protocol):
     """One client's transport."""
 
     _connection: Connection | None = None
+    _closing = False
     _closed = False
 
     def __init__(self, pump: BrokerPump, loopback: bool) -> None:
@@ -184,6 +185,9 @@ class MqttServerProtocol(Protocol):
 
     def close(self) -> None:
         """Close when everything is written.  The machine's deadline cuts a peer that does not read."""
+        if self._closing:
+            return
+        self._closing = True
         transport: Any = self.transport
         transport.unregisterProducer()
         transport.loseConnection()
