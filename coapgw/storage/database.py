@@ -98,13 +98,21 @@ def _open_sqlite(url: URL) -> RegistryDatabase:
     place = f"the device registry {path}"
     database = RegistryDatabase(_engine(url, place), place)
     _listen_sqlite(database._engine)
-    if not path.exists():
+    if not _can_be_seen(path, place):
         with _file_lock(path, place):
             _make_file(path, place)
     elif not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
         raise StorageError(f"{place} cannot be opened: {_why_not(path)}")
     _prepare(database, url)
     return database
+
+
+def _can_be_seen(path: Path, place: str) -> bool:
+    """Return whether there is anything at *path*; raises StorageError if that is not for us to know."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise StorageError(f"{place} cannot be opened: {error.strerror}") from None
 
 
 def _why_not(path: Path) -> str:
