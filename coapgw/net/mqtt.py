@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, ITCPTransport
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -216,7 +216,7 @@ class MqttServerProtocol(Protocol):
         """The connection is lost; connectionLost does the rest."""
 
 
-class MqttServerFactory(Factory):
+class MqttServerFactory(ServerFactory):
     """Makes the protocols of one listener; *loopback* says that it is bound to a loopback address."""
 
     noisy = False
