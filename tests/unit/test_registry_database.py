@@ -135,7 +135,9 @@ def test_upgrade_neither_logs_nor_touches_logging(tmp_path: Path, caplog: pytest
 
 def test_database_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     sqlite(tmp_path / "registry.db", "CREATE TABLE devices(serial)")
+    before = (tmp_path / "registry.db").read_bytes()
     assert "no device registry" in refusal("", tmp_path)
+    assert (tmp_path / "registry.db").read_bytes() == before
 
 
 def test_tables_beside_ours_do_not_matter(tmp_path: Path) -> None:
@@ -212,6 +214,10 @@ def test_database_that_is_read_only_refuses_to_write(tmp_path: Path) -> None:
 def test_url_that_leads_nowhere_is_told_without_its_password(tmp_path: Path, url: str) -> None:
     refusal(url, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_option_of_the_wrong_kind_is_told_in_a_sentence(tmp_path: Path) -> None:
+    assert "soon" in refusal(f"sqlite:///{tmp_path}/x.db?timeout=soon", tmp_path)
 
 
 def test_writers_wait_for_each_other(tmp_path: Path) -> None:
