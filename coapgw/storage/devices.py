@@ -61,7 +61,7 @@ class DeviceRegistry:
 
     def add(self, device: Device) -> Device:
         """Store a new device; return it with its times.  Raises DeviceRefused, DeviceExists."""
-        device = self._born(device)
+        device = _born(device, self._now_ms())
         with self._database.writing() as (connection, version):
             for _, refusal in _conflicts(connection, [device]):
                 raise refusal
@@ -151,19 +151,16 @@ class DeviceRegistry:
             gone = tuple(removed.scalars())
             return Changes(current, _read(connection, select(*_COLUMNS).where(devices.c.version > version)), gone)
 
-    def _born(self, device: Device) -> Device:
-        now = self._now_ms()
-        return attrs.evolve(checked(device), created_at=now, updated_at=now)
-
     def _all_born(self, new: Iterable[Device]) -> tuple[_Devices, Sequence[tuple[int, DeviceRefused]]]:
         """Return checked devices with their times, and a refusal for each that is wrong or repeats an earlier one."""
         born: list[Device] = []
         refusals: list[tuple[int, DeviceRefused]] = []
         holders: dict[str, str] = {}
         iccids: set[str] = set()
+        now = self._now_ms()
         for row, candidate in enumerate(new, 1):
             try:
-                device = self._born(candidate)
+                device = _born(candidate, now)
                 if device.iccid in iccids:
                     raise DeviceExists("iccid", device.iccid, "this device is in an earlier row already")
                 if device.ip is not None and device.ip in holders:
@@ -194,6 +191,11 @@ def checked(device: Device) -> Device:
         name=None if device.name is None else checked_name(device.name),
         status=status if isinstance(status, DeviceStatus) else checked_status(status),
     )
+
+
+def _born(device: Device, now: int) -> Device:
+    """Return *device*, checked, at the beginning of its life; raises DeviceRefused."""
+    return attrs.evolve(checked(device), created_at=now, updated_at=now)
 
 
 def _one(connection: Connection, iccid: str) -> Device:

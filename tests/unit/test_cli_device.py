@@ -266,6 +266,11 @@ def test_import_of_what_is_no_table_of_devices(tool: Tool, tmp_path: Path, conte
     assert tool("device", "list").out == ""
 
 
+def test_long_wrong_value_is_not_shown_in_full(tool: Tool) -> None:
+    said = tool("device", "add", ONE, "--name", "x" * 10_000)
+    assert said.err == f"coapgw: name '{'x' * 99}…: a name has 1 to 64 printable characters\n"
+
+
 def test_import_of_a_file_that_is_not_there(tool: Tool, tmp_path: Path) -> None:
     said = tool("device", "import", str(tmp_path / "none.csv"))
     assert said == Said(1, "", f"coapgw: {tmp_path}/none.csv: No such file or directory\n")

@@ -18,7 +18,7 @@ from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.tables import REVISION, REVISION_TABLE, metadata
 from coapgw.storage.upgrade import migrations
-from tests.unit.registries import START_MS, iccid, registry_in
+from tests.unit.registries import START_MS, iccid, opened_in, registry_in
 
 DUMPS = Path(__file__).parents[1] / "data"
 PASSWORD = "hunter2-S3CRET"
@@ -47,7 +47,7 @@ def refusal(url: str, data: Path) -> str:
 
 def test_fresh_registry_is_its_owners_alone_and_durable(tmp_path: Path) -> None:
     data = tmp_path / "new" / "data"
-    with registry_in(data) as opened:
+    with opened_in(data) as opened:
         opened.devices.add(Device(iccid(1)))
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in data.iterdir()}
         assert set(modes) == {"registry.db", "registry.db.lock", "registry.db-wal", "registry.db-shm"}
@@ -78,7 +78,7 @@ def test_url_names_another_file(tmp_path: Path) -> None:
 
 def test_migrations_lead_to_the_tables_that_are_used(tmp_path: Path) -> None:
     assert migrations().get_heads() == [REVISION]
-    with registry_in(tmp_path) as opened, opened.database.reading() as connection:
+    with opened_in(tmp_path) as opened, opened.database.reading() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": REVISION_TABLE})
         assert compare_metadata(context, metadata) == []
 
@@ -127,7 +127,7 @@ def test_upgrade_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_upgrade_neither_logs_nor_touches_logging(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = [*logging.root.handlers], logging.root.level, logging.getLogger("alembic").disabled
-    with registry_in(tmp_path):
+    with opened_in(tmp_path):
         pass
     assert ([*logging.root.handlers], logging.root.level, logging.getLogger("alembic").disabled) == before
     assert caplog.records == []
@@ -135,7 +135,9 @@ def test_upgrade_neither_logs_nor_touches_logging(tmp_path: Path, caplog: pytest
 
 def test_database_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     sqlite(tmp_path / "registry.db", "CREATE TABLE devices(serial)")
+    before = (tmp_path / "registry.db").read_bytes()
     assert "no device registry" in refusal("", tmp_path)
+    assert (tmp_path / "registry.db").read_bytes() == before
 
 
 def test_tables_beside_ours_do_not_matter(tmp_path: Path) -> None:
@@ -212,6 +214,10 @@ def test_database_that_is_read_only_refuses_to_write(tmp_path: Path) -> None:
 def test_url_that_leads_nowhere_is_told_without_its_password(tmp_path: Path, url: str) -> None:
     refusal(url, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_option_of_the_wrong_kind_is_told_in_a_sentence(tmp_path: Path) -> None:
+    assert "soon" in refusal(f"sqlite:///{tmp_path}/x.db?timeout=soon", tmp_path)
 
 
 def test_writers_wait_for_each_other(tmp_path: Path) -> None:
