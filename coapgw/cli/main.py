@@ -13,6 +13,7 @@ from typing import Final
 from coapgw import __version__
 from coapgw.cli import config as config_verbs
 from coapgw.cli import device as device_verbs
+from coapgw.cli import spool as spool_verbs
 from coapgw.cli.output import Output
 from coapgw.config import load
 from coapgw.errors import CoapgwError, ConfigurationInvalid
@@ -83,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     rooms = parser.add_subparsers(metavar="WHAT", required=True)
     for name, verbs, about in (
         ("device", device_verbs, "the list of devices"),
+        ("spool", spool_verbs, "messages on their way to MQTT"),
         ("config", config_verbs, "the configuration"),
     ):
         room = rooms.add_parser(

@@ -218,8 +218,7 @@ class Spool:
 
     # ------------------------------------------------------------------ health and end
 
-    @property
-    def healthy(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether the last commit or read went well."""
         return self._last_error is None
 

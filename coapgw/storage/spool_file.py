@@ -166,9 +166,11 @@ class SpoolFile:
         try:
             yield
         except (sqlite3.Error, OSError) as failure:
-            if self._database.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error):
+                if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
+                # On a full disk this empties the write-ahead log, and the next commit may have room again.
+                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             raise SpoolFailing(f"the spool {self._path}: {failure}") from None
 
 

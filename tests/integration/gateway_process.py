@@ -43,9 +43,11 @@ def coapgw(data: Path, *arguments: str) -> str:
 class GatewayProcess:
     """``twistd -n coapgw`` on ports of the system's choice; keeps its ports over a restart."""
 
-    def __init__(self, data: Path, *settings: str) -> None:
+    def __init__(self, data: Path, *settings: str, file_bytes: int | None = None) -> None:
+        """*file_bytes* is what no file of the gateway's can grow beyond, as on a full disk."""
         self.data = data
         self.settings = settings
+        self._limit = None if file_bytes is None else ["prlimit", f"--fsize={file_bytes}:"]
         self.ports: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self.log = data.with_suffix(".log")
@@ -55,7 +57,7 @@ class GatewayProcess:
         coap, port = (self.ports["coap"][0], self.ports["mqtt"][0]) if self.ports else (0, 0)
         settings = [f"coap.listen=['127.0.0.1:{coap}']", f"mqtt.embedded.listen=['127.0.0.1:{port}']", *self.settings]
         options = [argument for setting in settings for argument in ("--set", setting)]
-        command = [*TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options]
+        command = [*(self._limit or []), *TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         until(self._is_ready, START_SECONDS, "the gateway was not ready in time")
@@ -85,6 +87,10 @@ class GatewayProcess:
         """Its process."""
         assert self._process is not None
         return self._process.pid
+
+    def raise_file_limit(self) -> None:
+        """Let files grow again."""
+        subprocess.run(["prlimit", f"--pid={self.pid}", "--fsize=unlimited:"], check=True)
 
     def kill(self) -> None:
         """End it as a power cut would."""

@@ -172,6 +172,22 @@ def test_a_full_spool_is_5_03_until_a_subscriber_takes_the_messages(gateway: Gat
     subscriber.close()
 
 
+def test_on_a_full_disk_devices_get_5_03_and_nothing_that_got_2_04_is_lost(data: Path, started: Starter) -> None:
+    """No file may grow beyond 1 MB; messages of 20 kB wait for a subscriber that is away."""
+    gateway = started(GatewayProcess(data, file_bytes=1 << 20))
+    Subscriber(gateway.mqtt, client_id="away", clean=False).close()
+    with Device(ADDRESSES[0], gateway.coap) as device:
+        codes = [_code(device.post(b"%06d" % number * 3000)) for number in range(150)]
+    assert set(codes) == {0x44, 0xA3}
+    assert "devices get 5.03" in gateway.log.read_text()
+    subscriber = Subscriber(gateway.mqtt, client_id="away", clean=False)
+    until(lambda: len(set(_values(subscriber))) == codes.count(0x44))
+    gateway.raise_file_limit()  # somebody made room
+    until(lambda: _post(gateway, b"x") == 0x44)
+    until(lambda: "the spool works again" in gateway.log.read_text())
+    subscriber.close()
+
+
 def test_stopping_answers_what_it_took_and_starts_again_where_it_was(data: Path, started: Starter) -> None:
     gateway = started(GatewayProcess(data))
     devices = [Device(address, gateway.coap) for address in ADDRESSES]
