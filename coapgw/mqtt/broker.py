@@ -70,7 +70,8 @@ class Broker:
     """Clients, their sessions, and the way from a publication to its subscribers.
 
     Attributes:
-        on_output: called when there are connections to flush after there were none: see ``take_writable``.
+        on_output: called when there are connections to flush after there were none: see ``take_writable``.  It should
+            ``tell_time``, so that what the gateway publishes after a silence is not judged by an old clock.
         on_publish: called with (connection, topic, payload) before a client's message is routed; True takes it away.
         crowded: online sessions whose queue is over half full, until it is under a quarter.
         sessions: by client id, connected or not.
@@ -170,6 +171,10 @@ class Broker:
             for client_id in self._absent:
                 self._forget(client_id)
             self._absent.clear()
+
+    def tell_time(self, now: float) -> None:
+        """Set the broker's clock."""
+        self.shared.now = now
 
     def stop(self) -> None:
         """Take no more connections, and settle, publish or forget nothing more: what is owed is owed after the restart.

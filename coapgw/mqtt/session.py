@@ -167,12 +167,12 @@ class Session:
             if packet_id not in inflight and packet_id not in self._completing:
                 break
         self._last_id = packet_id
-        if not inflight:
-            self.last_progress = self.shared.now
-        inflight[packet_id] = (publication, qos)
         payload = publication.payload
         self._inflight_bytes += len(payload)
         outbox.append(encode_publish(publication.topic, payload, qos, publication.retained, False, packet_id))
+        if not inflight:
+            self.last_progress = self.shared.now  # the time of this turn, since the outbox has woken the glue
+        inflight[packet_id] = (publication, qos)
         self.shared.counters.delivered += 1
 
     def _enqueue(self, publication: Publication, qos: int) -> list[Publication] | None:
@@ -286,8 +286,11 @@ class Session:
 
     def _join_crowd(self) -> None:
         shared = self.shared
-        if len(self.queue) * 2 > shared.max_queue or self._queue_bytes * 2 > shared.max_queue_bytes:
+        full = len(self.queue) * 2 > shared.max_queue or self._queue_bytes * 2 > shared.max_queue_bytes
+        if full and self not in shared.crowded:
             shared.crowded.add(self)
+            if not self.inflight:
+                self.last_progress = shared.now
 
     def _leave_crowd(self) -> None:
         """Leave the crowd if there is room again, or nobody here to make any."""
