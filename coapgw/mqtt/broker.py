@@ -105,6 +105,7 @@ class Broker:
         self._connected: dict[Session, Connection] = {}
         self._offline: dict[Session, None] = {}  # in the order they left
         self._writable: list[Connection] = []
+        self._unsaved: dict[Session, None] = {}
         self._stored: set[str] = set()  # client ids that the store knows
         self._absent: set[str] = set()
         self._absent_until = 0.0
@@ -151,7 +152,12 @@ class Broker:
         return connection
 
     def take_writable(self) -> list[Connection]:
-        """Return the connections that have bytes to send or are closing; some may be in it twice."""
+        """Return the connections that have bytes to send or are closing; some may be in it twice.
+
+        Sessions that changed are handed to the store before, so that no SUBACK overtakes what it promises.
+        """
+        if self._unsaved:
+            self._hand_to_store()
         writable, self._writable = self._writable, []
         return writable
 
@@ -181,6 +187,7 @@ class Broker:
 
         To be called before the connections are closed.
         """
+        self._hand_to_store()
         self._stopped = True
         self.shared.on_relief = None
 
@@ -313,6 +320,7 @@ class Broker:
 
     def _end(self, session: Session) -> None:
         """Forget a session; what it was owed is released."""
+        self._unsaved.pop(session, None)
         for topic_filter in session.subscriptions:
             self._tree.remove(topic_filter, session)
         self._forget(session.client_id)
@@ -352,12 +360,17 @@ class Broker:
         return expected
 
     def _save(self, session: Session) -> None:
-        if self._store is None or self._stopped:
-            return
-        subscriptions = tuple((one.decode(), qos) for one, qos in session.subscriptions.items())
-        if subscriptions:
-            self._stored.add(session.client_id)
-            self._store.save(StoredSession(session.client_id, session.user, session.persistent, subscriptions))
+        """Have a session stored at the end of the turn, once however often it changes in between."""
+        if self._store is not None and session.subscriptions:
+            self._unsaved[session] = None
+
+    def _hand_to_store(self) -> None:
+        unsaved, self._unsaved = self._unsaved, {}
+        for session in unsaved:
+            if self._store is not None and session.subscriptions and not self._stopped:
+                subscriptions = tuple((one.decode(), qos) for one, qos in session.subscriptions.items())
+                self._stored.add(session.client_id)
+                self._store.save(StoredSession(session.client_id, session.user, session.persistent, subscriptions))
 
     def _forget(self, client_id: str) -> None:
         if self._store is not None and client_id in self._stored and not self._stopped:
