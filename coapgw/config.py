@@ -81,7 +81,7 @@ class CoapSection:
 
     listen: tuple[Listen, ...] = (ListenAddress("0.0.0.0", 5683),)
     max_endpoints: Positive = 100_000
-    max_exchanges: Positive = 2_000_000
+    max_exchanges: Positive = 4_000_000
     receive_buffer: Annotated[int, whole(4096, 1 << 30)] = 4 << 20
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+SHOWN_VALUE = 100  # characters of a wrong value in a sentence; the longest right one is a name
+
 
 class CoapgwError(Exception):
     """Anything coapgw raises on purpose."""
@@ -45,7 +47,10 @@ class DeviceRefused(CoapgwError):
 
     def __init__(self, field: str, value: object, reason: str) -> None:
         """Say which *field* is wrong, its *value* and the *reason*, for an operator."""
-        super().__init__(f"{field} {value!r}: {reason}")
+        shown = repr(value)
+        if len(shown) > SHOWN_VALUE:
+            shown = shown[:SHOWN_VALUE] + "…"
+        super().__init__(f"{field} {shown}: {reason}")
         self.field = field
         self.value = value
         self.reason = reason

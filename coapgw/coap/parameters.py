@@ -63,7 +63,7 @@ class MessagingLimits:
 
     Args:
         endpoints: endpoints of known peers; beyond it the longest known and idle go first.
-        exchanges: answers remembered for repeats, of all endpoints together (about 200 bytes each).
+        exchanges: answers remembered for repeats, of all endpoints together (about 130 bytes each).
         stranger_exchanges: the same for peers that are not known, in a table of their own, so that a flood of spoofed
             addresses never costs a device its entry.
         pending_per_endpoint: requests of one endpoint that wait for their answer; one that keeps to NSTART has one.
@@ -75,7 +75,7 @@ class MessagingLimits:
     """
 
     endpoints: int = 100_000
-    exchanges: int = 2_000_000
+    exchanges: int = 4_000_000
     stranger_exchanges: int = 65_536
     pending_per_endpoint: int = 1024
     queued_per_endpoint: int = 64

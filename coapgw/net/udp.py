@@ -12,7 +12,8 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.internet import udp
@@ -26,6 +27,7 @@ from coapgw.metrics import SocketCounters
 
 BATCH: Final = 128  # datagrams a turn of the reactor: about two milliseconds, then timers and MQTT have theirs
 DATAGRAM_LIMIT: Final = 65_535  # a larger buffer costs nothing (measured), a smaller one would cut datagrams
+ANCILLARY_BYTES: Final = 64  # holds one in6_pktinfo with its header
 FAILURES_LOGGED: Final = 20  # of the pump, per socket and run
 
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # linux/in.h; Python has the name since 3.13
@@ -123,32 +125,37 @@ class CoapPort(udp.Port):
 
     def doRead(self) -> None:
         """Read up to a batch of datagrams, then send what came of them."""
-        layer, now, counters = self.layer, self._monotonic(), self.counters
+        receive_datagram, now = self.layer.receive_datagram, self._monotonic()
         receive = self._receive_with_information if self._wildcard else self._receive_plain
         self._reading = True
         try:
-            for _ in range(BATCH):
-                data, address = receive()
+            for data, address in receive():
                 try:
-                    layer.receive_datagram(data, address, now)
+                    receive_datagram(data, address, now)
                 except Exception:  # noqa: BLE001 - the pump: whatever one datagram does, the others are served
-                    counters.pump_errors += 1
-                    if counters.pump_errors <= FAILURES_LOGGED:
+                    self.counters.pump_errors += 1
+                    if self.counters.pump_errors <= FAILURES_LOGGED:
                         self.log.failure("a datagram caused an error of ours; it was dropped")
-        except BlockingIOError:
-            pass
         except OSError:
-            counters.receive_failed += 1  # e.g. a late ICMP error of an answer; the socket goes on
+            self.counters.receive_failed += 1  # e.g. a late ICMP error of an answer; the socket goes on
         finally:
             self._reading = False
         self.flush()
 
-    def _receive_plain(self) -> tuple[bytes, Address]:
-        return self.socket.recvfrom(DATAGRAM_LIMIT)
+    def _receive_plain(self) -> Iterator[tuple[bytes, Address]]:
+        """Yield what waits in the socket, at most a batch."""
+        receive = self.socket.recvfrom
+        with suppress(BlockingIOError):
+            for _ in range(BATCH):
+                yield receive(DATAGRAM_LIMIT)
 
-    def _receive_with_information(self) -> tuple[bytes, Address]:
-        data, ancillary, _, address = self.socket.recvmsg(DATAGRAM_LIMIT, 64)
-        return data, (*address, ancillary[0][2] if ancillary else b"")
+    def _receive_with_information(self) -> Iterator[tuple[bytes, Address]]:
+        """Yield what waits in the socket, at most a batch, each address with the packet information appended."""
+        receive = self.socket.recvmsg
+        with suppress(BlockingIOError):
+            for _ in range(BATCH):
+                data, ancillary, _flags, address = receive(DATAGRAM_LIMIT, ANCILLARY_BYTES)
+                yield data, (*address, ancillary[0][2] if ancillary else b"")
 
     # ------------------------------------------------------------------ out
 

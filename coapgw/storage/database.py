@@ -23,7 +23,7 @@ from coapgw.errors import StorageError
 from coapgw.storage.tables import REVISION, REVISION_TABLE, registry_version
 
 FILE_NAME: Final = "registry.db"
-BUSY_SECONDS: Final = 10  # an import of a million devices holds the write lock about as long
+BUSY_SECONDS: Final = 10  # an import of 100,000 devices holds the write lock for two
 _UPGRADE_LOCK: Final = 0x636F6170  # "coap": any number nobody else locks in a PostgreSQL database
 _HIDDEN: Final = "***"
 
@@ -98,13 +98,21 @@ def _open_sqlite(url: URL) -> RegistryDatabase:
     place = f"the device registry {path}"
     database = RegistryDatabase(_engine(url, place), place)
     _listen_sqlite(database._engine)
-    if not path.exists():
+    if not _can_be_seen(path, place):
         with _file_lock(path, place):
             _make_file(path, place)
     elif not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
         raise StorageError(f"{place} cannot be opened: {_why_not(path)}")
     _prepare(database, url)
     return database
+
+
+def _can_be_seen(path: Path, place: str) -> bool:
+    """Return whether there is anything at *path*; raises StorageError if that is not for us to know."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise StorageError(f"{place} cannot be opened: {error.strerror}") from None
 
 
 def _why_not(path: Path) -> str:
@@ -123,6 +131,13 @@ def _prepare(database: RegistryDatabase, url: URL) -> None:
         lock = _file_lock(Path(url.database or ""), database.place) if is_file else nullcontext()
         with lock, _told(url, database.place), database._engine.connect() as connection:
             _upgrade(connection, database.place)
+            if is_file and connection.connection.dbapi_connection is not None:  # which it never is while connected
+                connection.connection.dbapi_connection.cursor().execute(
+                    "PRAGMA journal_mode=WAL"
+                )  # stays with the file
+    except (TypeError, ValueError) as error:  # options in the URL that the driver does not know
+        database.close()
+        raise StorageError(f"{database.place} cannot be opened: {_sentence(error, url)}") from None
     except BaseException:
         database.close()
         raise
@@ -132,11 +147,7 @@ def _upgrade(connection: Connection, place: str) -> None:
     """Run the missing migrations in one transaction that waits for others that do the same."""
     from coapgw.storage.upgrade import upgrade  # Alembic takes half a second to import and is seldom needed
 
-    if connection.dialect.name == "sqlite":
-        raw = connection.connection.dbapi_connection
-        if raw is not None:  # it is not: this says so to the type checker
-            raw.cursor().execute("PRAGMA journal_mode=WAL")  # stays with the file; not possible in a transaction
-        connection.execution_options(begin="BEGIN IMMEDIATE")
+    connection.execution_options(begin="BEGIN IMMEDIATE")  # on SQLite
     with connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
@@ -175,7 +186,7 @@ def _engine(url: URL, place: str) -> Engine:
         )
     except ModuleNotFoundError as missing:
         raise StorageError(f"{place} needs the Python package {missing.name!r}") from None
-    except (SQLAlchemyError, TypeError, ValueError) as error:
+    except (SQLAlchemyError, ImportError, TypeError, ValueError) as error:
         raise StorageError(f"{place} cannot be opened: {_sentence(error, url)}") from None
     if engine.dialect.is_async:
         raise StorageError(f"{place} needs another driver: {engine.dialect.driver!r} is for asyncio only")

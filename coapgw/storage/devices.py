@@ -61,7 +61,7 @@ class DeviceRegistry:
 
     def add(self, device: Device) -> Device:
         """Store a new device; return it with its times.  Raises DeviceRefused, DeviceExists."""
-        device = self._born(device)
+        device = _born(device, self._now_ms())
         with self._database.writing() as (connection, version):
             for _, refusal in _conflicts(connection, [device]):
                 raise refusal
@@ -151,25 +151,28 @@ class DeviceRegistry:
             gone = tuple(removed.scalars())
             return Changes(current, _read(connection, select(*_COLUMNS).where(devices.c.version > version)), gone)
 
-    def _born(self, device: Device) -> Device:
-        now = self._now_ms()
-        return attrs.evolve(checked(device), created_at=now, updated_at=now)
-
     def _all_born(self, new: Iterable[Device]) -> tuple[_Devices, Sequence[tuple[int, DeviceRefused]]]:
         """Return checked devices with their times, and a refusal for each that is wrong or repeats an earlier one."""
         born: list[Device] = []
         refusals: list[tuple[int, DeviceRefused]] = []
-        rows: dict[str, int] = {}
+        holders: dict[str, str] = {}
+        iccids: set[str] = set()
+        now = self._now_ms()
         for row, candidate in enumerate(new, 1):
             try:
-                device = self._born(candidate)
-                for field, value in (("iccid", device.iccid), ("ip", device.ip)):
-                    if value is not None and rows.setdefault(f"{field} {value}", row) != row:
-                        raise DeviceExists(field, value, f"row {rows[f'{field} {value}']} has it already")
+                device = _born(candidate, now)
+                if device.iccid in iccids:
+                    raise DeviceExists("iccid", device.iccid, "this device is in an earlier row already")
+                if device.ip is not None and device.ip in holders:
+                    other = holders[device.ip]
+                    raise DeviceExists("ip", device.ip, f"device {other} in an earlier row has this address")
             except DeviceRefused as refusal:
                 refusals.append((row, refusal))
-            else:
-                born.append(device)
+                continue
+            born.append(device)
+            iccids.add(device.iccid)
+            if device.ip is not None:
+                holders[device.ip] = device.iccid
         return born, refusals
 
 
@@ -179,7 +182,7 @@ def checked(device: Device) -> Device:
     for field, value in texts.items():
         if not isinstance(value, str) and (value is not None or field == "iccid"):
             raise DeviceRefused(field, value, "not a text")
-    status = device.status
+    status: Any = device.status  # from outside it may be text
     return attrs.evolve(
         device,
         iccid=checked_iccid(device.iccid),
@@ -188,6 +191,11 @@ def checked(device: Device) -> Device:
         name=None if device.name is None else checked_name(device.name),
         status=status if isinstance(status, DeviceStatus) else checked_status(status),
     )
+
+
+def _born(device: Device, now: int) -> Device:
+    """Return *device*, checked, at the beginning of its life; raises DeviceRefused."""
+    return attrs.evolve(checked(device), created_at=now, updated_at=now)
 
 
 def _one(connection: Connection, iccid: str) -> Device:
@@ -220,8 +228,8 @@ def _conflicts(connection: Connection, new: Sequence[Device]) -> Iterator[tuple[
         iccids = [device.iccid for device in some]
         known = set(connection.execute(select(devices.c.iccid).where(devices.c.iccid.in_(iccids))).scalars())
         ips = [device.ip for device in some if device.ip is not None]
-        of_addresses = connection.execute(select(devices.c.ip, devices.c.iccid).where(devices.c.ip.in_(ips)))
-        holders: dict[str | None, str] = dict(of_addresses.tuples().all())
+        addressed = connection.execute(select(devices.c.ip, devices.c.iccid).where(devices.c.ip.in_(ips)))
+        holders: dict[str | None, str] = {row[0]: row[1] for row in addressed}
         if not known and not holders:
             continue
         for row, device in enumerate(some, piece * CHUNK + 1):

@@ -55,12 +55,9 @@ class GatewayProcess:
         coap, port = (self.ports["coap"][0], self.ports["mqtt"][0]) if self.ports else (0, 0)
         settings = [f"coap.listen=['127.0.0.1:{coap}']", f"mqtt.embedded.listen=['127.0.0.1:{port}']", *self.settings]
         options = [argument for setting in settings for argument in ("--set", setting)]
-        self._process = subprocess.Popen(
-            [*TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options],
-            cwd=ROOT,
-            stdout=self.log.open("ab"),
-            stderr=subprocess.STDOUT,
-        )
+        command = [*TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         until(self._is_ready, START_SECONDS, "the gateway was not ready in time")
         return self
 
@@ -127,9 +124,20 @@ class Device:
         except OSError:  # timeout, or nobody listens
             return None
 
+    def request(self, data: bytes) -> bytes:
+        """Send a datagram; return the next that comes."""
+        self._socket.send(data)
+        return self._socket.recv(2048)
+
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Subscriber:
