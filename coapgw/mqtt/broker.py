@@ -70,7 +70,8 @@ class Broker:
     """Clients, their sessions, and the way from a publication to its subscribers.
 
     Attributes:
-        on_output: called when there are connections to flush after there were none: see ``take_writable``.
+        on_output: called when there are connections to flush after there were none: see ``take_writable``.  It should
+            ``tell_time``, so that what the gateway publishes after a silence is not judged by an old clock.
         on_publish: called with (connection, topic, payload) before a client's message is routed; True takes it away.
         crowded: online sessions whose queue is over half full, until it is under a quarter.
         sessions: by client id, connected or not.
@@ -104,6 +105,7 @@ class Broker:
         self._connected: dict[Session, Connection] = {}
         self._offline: dict[Session, None] = {}  # in the order they left
         self._writable: list[Connection] = []
+        self._unsaved: dict[Session, None] = {}
         self._stored: set[str] = set()  # client ids that the store knows
         self._absent: set[str] = set()
         self._absent_until = 0.0
@@ -150,7 +152,12 @@ class Broker:
         return connection
 
     def take_writable(self) -> list[Connection]:
-        """Return the connections that have bytes to send or are closing; some may be in it twice."""
+        """Return the connections that have bytes to send or are closing; some may be in it twice.
+
+        Sessions that changed are handed to the store before, so that no SUBACK overtakes what it promises.
+        """
+        if self._unsaved:
+            self._hand_to_store()
         writable, self._writable = self._writable, []
         return writable
 
@@ -171,11 +178,16 @@ class Broker:
                 self._forget(client_id)
             self._absent.clear()
 
+    def tell_time(self, now: float) -> None:
+        """Set the broker's clock."""
+        self.shared.now = now
+
     def stop(self) -> None:
         """Take no more connections, and settle, publish or forget nothing more: what is owed is owed after the restart.
 
         To be called before the connections are closed.
         """
+        self._hand_to_store()
         self._stopped = True
         self.shared.on_relief = None
 
@@ -308,6 +320,7 @@ class Broker:
 
     def _end(self, session: Session) -> None:
         """Forget a session; what it was owed is released."""
+        self._unsaved.pop(session, None)
         for topic_filter in session.subscriptions:
             self._tree.remove(topic_filter, session)
         self._forget(session.client_id)
@@ -347,12 +360,17 @@ class Broker:
         return expected
 
     def _save(self, session: Session) -> None:
-        if self._store is None or self._stopped:
-            return
-        subscriptions = tuple((one.decode(), qos) for one, qos in session.subscriptions.items())
-        if subscriptions:
-            self._stored.add(session.client_id)
-            self._store.save(StoredSession(session.client_id, session.user, session.persistent, subscriptions))
+        """Have a session stored at the end of the turn, once however often it changes in between."""
+        if self._store is not None and session.subscriptions:
+            self._unsaved[session] = None
+
+    def _hand_to_store(self) -> None:
+        unsaved, self._unsaved = self._unsaved, {}
+        for session in unsaved:
+            if self._store is not None and session.subscriptions and not self._stopped:
+                subscriptions = tuple((one.decode(), qos) for one, qos in session.subscriptions.items())
+                self._stored.add(session.client_id)
+                self._store.save(StoredSession(session.client_id, session.user, session.persistent, subscriptions))
 
     def _forget(self, client_id: str) -> None:
         if self._store is not None and client_id in self._stored and not self._stopped:

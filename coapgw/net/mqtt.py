@@ -91,6 +91,7 @@ class BrokerPump:
             protocol.abort()
 
     def _wake(self) -> None:
+        self.broker.tell_time(self.monotonic())
         self._reactor.callLater(0, self._flush)
 
     def _flush(self) -> None:

@@ -44,6 +44,7 @@ class MqttClientProtocol(Protocol):
         self._monotonic = monotonic
         self._timer: IDelayedCall | None = None
         self._flushing = False
+        self._closing = False
         self._lost = False
 
     def connectionMade(self) -> None:
@@ -85,13 +86,14 @@ class MqttClientProtocol(Protocol):
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._lost:
+        if self._lost or self._closing:
             return
         transport: Any = self.transport
         data = self.client.data_to_send(self._monotonic())
         if data:
             transport.write(data)
         if self.client.closing:
+            self._closing = True
             transport.unregisterProducer()
             transport.loseConnection()
 

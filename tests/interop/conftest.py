@@ -6,24 +6,40 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import attrs
 import pytest
 
-BrokerStart = Callable[..., int]
+
+@attrs.frozen
+class RunningBroker:
+    """A broker process that listens."""
+
+    port: int
+    pid: int
+
+    def memory(self) -> int:
+        """Return the resident bytes of the process (proc(5))."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+
+BrokerStart = Callable[..., RunningBroker]
 
 
 @pytest.fixture
 def start_broker() -> Iterator[BrokerStart]:
-    """Start the embedded broker in a process of its own; return its port."""
+    """Start the embedded broker in a process of its own."""
     running: list[subprocess.Popen[str]] = []
 
-    def start(users: list[dict[str, object]] | None = None, **limits: int) -> int:
+    def start(users: list[dict[str, object]] | None = None, **limits: int) -> RunningBroker:
         command = [sys.executable, "-m", "tests.interop.broker_process", json.dumps(users or [])]
         command += [f"{name}={value}" for name, value in limits.items()]
         broker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         running.append(broker)
         assert broker.stdout is not None
-        return int(broker.stdout.readline())
+        return RunningBroker(int(broker.stdout.readline()), broker.pid)
 
     yield start
     for broker in running:

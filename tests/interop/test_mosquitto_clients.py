@@ -75,14 +75,14 @@ def publish(port: int, *arguments: str, stdin: str = "") -> subprocess.Completed
 
 @pytest.mark.parametrize("qos", ["0", "1", "2"])
 def test_messages_arrive_at_every_qos(start_broker: BrokerStart, subscribe: SubscriberStart, qos: str) -> None:
-    port = start_broker()
+    port = start_broker().port
     subscriber = subscribe(port, "-t", "a/#", "-q", qos, "-C", "3").subscribed()
     assert publish(port, "-t", "a/b", "-q", qos, "-l", stdin="one\ntwo\nthree\n").returncode == 0
     assert subscriber.rest() == [f"a/b {qos} 0 {word}" for word in ("one", "two", "three")]
 
 
 def test_a_retained_message_is_kept_and_removed(start_broker: BrokerStart, subscribe: SubscriberStart) -> None:
-    port = start_broker()
+    port = start_broker().port
     assert publish(port, "-t", "r", "-m", "kept", "-r", "-q", "1").returncode == 0
     assert subscribe(port, "-t", "#", "-q", "1", "-C", "1").rest() == ["r 1 1 kept"]
     assert publish(port, "-t", "r", "-n", "-r", "-q", "1").returncode == 0
@@ -92,7 +92,7 @@ def test_a_retained_message_is_kept_and_removed(start_broker: BrokerStart, subsc
 
 
 def test_a_will_is_published_for_a_killed_client(start_broker: BrokerStart, subscribe: SubscriberStart) -> None:
-    port = start_broker()
+    port = start_broker().port
     watcher = subscribe(port, "-t", "will/#", "-q", "1", "-C", "1").subscribed()
     will = ("--will-topic", "will/x", "--will-payload", "gone", "--will-qos", "1")
     subscribe(port, "-t", "t", *will).subscribed().process.kill()
@@ -100,7 +100,7 @@ def test_a_will_is_published_for_a_killed_client(start_broker: BrokerStart, subs
 
 
 def test_a_persistent_session_keeps_messages(start_broker: BrokerStart, subscribe: SubscriberStart) -> None:
-    port = start_broker()
+    port = start_broker().port
     session = ("-t", "t", "-q", "1", "-c", "-i", "keeper")
     first = subscribe(port, *session, "-C", "1").subscribed()
     publish(port, "-t", "t", "-m", "0", "-q", "1")
@@ -117,7 +117,7 @@ USERS: list[dict[str, object]] = [
 
 
 def test_a_wrong_password_is_refused_and_disturbs_nobody(start_broker: BrokerStart, subscribe: SubscriberStart) -> None:
-    port = start_broker(USERS)
+    port = start_broker(USERS).port
     owner = subscribe(port, "-t", "#", "-i", "owner", "-u", "app", "-P", "pw", "-C", "1").subscribed()
     for wrong in (["-u", "app", "-P", "no"], ["-u", "nobody", "-P", "pw"], ["-u", "sensor", "-P", "s"], []):
         assert publish(port, "-i", "owner", "-t", "t", "-m", "x", *wrong).returncode != 0
@@ -126,7 +126,7 @@ def test_a_wrong_password_is_refused_and_disturbs_nobody(start_broker: BrokerSta
 
 
 def test_rules_hold_for_a_real_client(start_broker: BrokerStart, subscribe: SubscriberStart) -> None:
-    port = start_broker(USERS)
+    port = start_broker(USERS).port
     owner = subscribe(port, "-t", "#", "-q", "1", "-u", "app", "-P", "pw", "-C", "1").subscribed()
     sensor = ("-u", "sensor", "-P", "s", "-q", "1")
     assert publish(port, "-t", "forbidden", "-m", "x", *sensor).returncode == 0
@@ -137,7 +137,7 @@ def test_rules_hold_for_a_real_client(start_broker: BrokerStart, subscribe: Subs
 
 
 def test_an_oversized_message_ends_only_its_publisher(start_broker: BrokerStart, subscribe: SubscriberStart) -> None:
-    port = start_broker(max_packet=1000)
+    port = start_broker(max_packet=1000).port
     watcher = subscribe(port, "-t", "#", "-C", "1").subscribed()
     assert publish(port, "-t", "t", "-q", "1", "-s", stdin="x" * 2000).returncode != 0
     assert publish(port, "-t", "t", "-q", "1", "-s", stdin="x" * 900).returncode == 0
@@ -147,6 +147,6 @@ def test_an_oversized_message_ends_only_its_publisher(start_broker: BrokerStart,
 
 
 def test_mqtt_5_is_refused_in_its_own_words(start_broker: BrokerStart) -> None:
-    refused = publish(start_broker(), "-V", "5", "-t", "t", "-m", "x")
+    refused = publish(start_broker().port, "-V", "5", "-t", "t", "-m", "x")
     assert refused.returncode != 0
     assert "protocol version" in refused.stderr.lower()

@@ -67,7 +67,7 @@ def connect() -> Iterator[Connect]:
 
 
 def test_a_burst_arrives_complete_and_in_order(start_broker: BrokerStart, connect: Connect) -> None:
-    port = start_broker()
+    port = start_broker().port
     subscriber, publisher = connect(port, "s"), connect(port, "p")
     for qos in (1, 2):
         assert subscriber.subscribe(f"b/{qos}", qos) == [qos]
@@ -77,7 +77,7 @@ def test_a_burst_arrives_complete_and_in_order(start_broker: BrokerStart, connec
 
 
 def test_a_session_is_present_when_a_persistent_client_comes_back(start_broker: BrokerStart, connect: Connect) -> None:
-    port = start_broker()
+    port = start_broker().port
     first = connect(port, "keeper", clean=False)
     assert not first.present
     first.subscribe("t", 1)
@@ -92,14 +92,14 @@ def test_a_session_is_present_when_a_persistent_client_comes_back(start_broker: 
 
 
 def test_a_wrong_password_is_told(start_broker: BrokerStart, connect: Connect) -> None:
-    port = start_broker([{"name": "user", "password": "right"}])
+    port = start_broker([{"name": "user", "password": "right"}]).port
     assert connect(port, "c", password="right").code == 0
     wrong = connect(port, "c", password="wrong")
     assert wrong.code == 0x86  # paho shows 3.1.1's 4 as MQTT 5's "bad user name or password"
 
 
 def test_a_subscription_that_is_not_allowed_is_told(start_broker: BrokerStart, connect: Connect) -> None:
-    port = start_broker([{"name": "user", "password": "p", "subscribe": ["mine/#"]}])
+    port = start_broker([{"name": "user", "password": "p", "subscribe": ["mine/#"]}]).port
     client = connect(port, "c", password="p")
     assert client.subscribe("mine/+", 1) == [1]
     assert client.subscribe("#", 1) == [0x80]

@@ -589,6 +589,9 @@ def test_sessions_are_stored_and_restored() -> None:
     left = connected(broker, "left", (b"x", 1))
     left.send(Disconnect())
     unsubscribed = connected(broker, "u", (b"x", 1), clean=False)
+    assert "u" not in store.records
+    broker.take_writable()
+    assert "u" in store.records
     unsubscribed.send(Unsubscribe(2, (b"x",)))
     assert store.records == {
         "p": StoredSession("p", "u", True, (("a/1", 1), ("a/2", 0))),

@@ -59,6 +59,13 @@ def test_a_turn_is_one_write(listener: Listener) -> None:
     assert transport.bufferSize == BUFFER_BYTES  # type: ignore[attr-defined]  # set by the protocol
 
 
+def test_progress_after_a_silence_is_counted_from_now(listener: Listener) -> None:
+    listener.accept(HELLO + ALL)
+    listener.clock.advance(500)
+    listener.broker.publish(Publication(b"t", b"x", 1))
+    assert listener.broker.sessions["c"].last_progress == 500.0
+
+
 def test_wrong_bytes_abort(listener: Listener) -> None:
     protocol, transport = listener.accept(HELLO, b"\0\0", b"more")
     assert transport.disconnected
