@@ -1,0 +1,19 @@
+"""``make demo``: what a newcomer sees first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.integration.gateway_process import ROOT
+
+
+def test_the_demo_ends_by_itself_and_only_well_if_messages_arrived() -> None:
+    command = [sys.executable, "-m", "coapgw.cli.demo", "--seconds", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "the gateway is ready" in done.stdout
+    assert '"DEVICE_FIRST_TIME_REGISTERED"' in done.stdout
+    assert "-> 2.04" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("0 missing, 0 without a 2.04")
