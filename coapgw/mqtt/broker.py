@@ -34,6 +34,7 @@ from coapgw.mqtt.retained import RetainedMessages
 from coapgw.mqtt.session import Publication, Session, Shared
 from coapgw.mqtt.topics import LEVEL_LIMIT, SubscriptionTree
 
+ASSIGNED_ID: Final = "auto-"  # begins the client ids that the broker makes up (section 3.1.3.1)
 ABSENT_SECONDS: Final = 60.0  # a clean session that a crash ended is remembered so long for its client to come back
 
 
@@ -109,6 +110,8 @@ class Broker:
         self._stored: set[str] = set()  # client ids that the store knows
         self._absent: set[str] = set()
         self._absent_until = 0.0
+        self._absent_nameless: dict[tuple[str | None, frozenset[bytes]], list[str]] = {}  # those with assigned ids
+        self._returned: set[str] = set()  # assigned ids whose clients are back under another one
         self._stopped = False
 
     @property
@@ -177,6 +180,8 @@ class Broker:
             for client_id in self._absent:
                 self._forget(client_id)
             self._absent.clear()
+            self._absent_nameless.clear()
+            self._returned.clear()
 
     def tell_time(self, now: float) -> None:
         """Set the broker's clock."""
@@ -226,8 +231,14 @@ class Broker:
         publication.release()
 
     def has_subscribers(self, client_ids: Iterable[str]) -> bool:
-        """Return whether every one of these clients has a session with subscriptions."""
-        return all((one := self.sessions.get(client_id)) and one.subscriptions for client_id in client_ids)
+        """Return whether every one of these clients has a session with subscriptions.
+
+        A client without an id of its own is taken to be back when one of the same user asks for the same filters.
+        """
+        return all(
+            client_id in self._returned or ((one := self.sessions.get(client_id)) and one.subscriptions)
+            for client_id in client_ids
+        )
 
     # ------------------------------------------------------------------ for connections
 
@@ -252,7 +263,7 @@ class Broker:
         client_id = packet.client_id
         if len(client_id.encode()) > self.limits.max_client_id or not (client_id or packet.clean_session):
             return REFUSED_CLIENT_ID  # section 3.1.3.1
-        client_id = client_id or f"auto-{self._random_bytes(12).hex()}"
+        client_id = client_id or ASSIGNED_ID + self._random_bytes(12).hex()
         session = self.sessions.get(client_id)
         if session is not None and session.user != packet.user:
             return REFUSED_CLIENT_ID
@@ -303,6 +314,8 @@ class Broker:
         if not granted:
             return
         self._save(session)
+        if self._absent_nameless and session.client_id.startswith(ASSIGNED_ID):
+            self._recognise(session)
         for topic_filter, qos in granted:
             for message in self._retained.matching(topic_filter):
                 if not session.deliver_retained(message, min(qos, message.qos)):
@@ -349,6 +362,9 @@ class Broker:
             expected.add(record.client_id)
             if not record.persistent:
                 self._absent.add(record.client_id)
+                if record.client_id.startswith(ASSIGNED_ID):
+                    filters = frozenset(text.encode() for text, _ in record.subscriptions)
+                    self._absent_nameless.setdefault((record.user, filters), []).append(record.client_id)
                 continue
             session = Session(record.client_id, record.user, True, self.shared)
             self.sessions[record.client_id] = session
@@ -358,6 +374,15 @@ class Broker:
                 if permissions.may_subscribe(topic_filter):
                     self.subscribe(session, topic_filter, qos)
         return expected
+
+    def _recognise(self, session: Session) -> None:
+        """Note that a client whose id we had made up is back, under another that we made up."""
+        alike = self._absent_nameless.get((session.user, frozenset(session.subscriptions)))
+        if alike:
+            former = alike.pop()
+            self._returned.add(former)
+            self._absent.discard(former)
+            self._forget(former)
 
     def _save(self, session: Session) -> None:
         """Have a session stored at the end of the turn, once however often it changes in between."""

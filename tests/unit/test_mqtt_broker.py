@@ -616,6 +616,22 @@ def test_sessions_are_stored_and_restored() -> None:
     assert again.has_subscribers({"p", "c"})
 
 
+def test_a_client_without_an_id_is_recognised_by_what_it_asks_for() -> None:
+    store = RememberedSessions()
+    for name in ("auto-1", "auto-2"):
+        store.save(StoredSession(name, None, False, (("x", 1), ("y", 0))))
+    broker = Broker(AccessList(), store=store)
+    expected = broker.restore(store.load(), 0.0)
+    Peer(broker).send(Connect(""), Subscribe(1, ((b"x", 1),)))
+    Peer(broker).send(Connect("own"), Subscribe(1, ((b"x", 1), (b"y", 1))))
+    assert set(store.records) == expected
+    Peer(broker).send(Connect(""), Subscribe(1, ((b"x", 1),)), Subscribe(2, ((b"y", 1),)))
+    assert not broker.has_subscribers(expected)
+    Peer(broker).send(Connect(""), Subscribe(1, ((b"x", 1), (b"y", 1))))
+    assert broker.has_subscribers(expected)
+    assert store.records == {}
+
+
 def test_clean_sessions_that_do_not_come_back_are_forgotten_after_a_while() -> None:
     store = RememberedSessions()
     store.save(StoredSession("c", None, False, (("x", 1),)))
