@@ -13,7 +13,7 @@ from zope.interface.verify import verifyObject
 from coapgw.errors import TopicRefused
 from coapgw.interfaces import ISessionStore, StoredSession
 from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser
-from coapgw.mqtt.broker import ABSENT_SECONDS, Broker, BrokerLimits
+from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.connection import FLUSH_SECONDS, REPLIES_BYTES, Closing, Connection
 from coapgw.mqtt.outbox import FULL_BYTES
 from coapgw.mqtt.packets import (
@@ -37,6 +37,7 @@ from coapgw.mqtt.packets import (
     encode,
     encode_publish,
 )
+from coapgw.mqtt.remembered import ABSENT_SECONDS
 from coapgw.mqtt.session import RECEIVED_LIMIT, Publication
 from tests.unit.mqtt_peers import Peer, Wire, connected
 from tests.unit.mqtt_wire_cases import BAD, GOOD, Bad, Good
@@ -593,6 +594,7 @@ def test_sessions_are_stored_and_restored() -> None:
     broker.take_writable()
     assert "u" in store.records
     unsubscribed.send(Unsubscribe(2, (b"x",)))
+    broker.take_writable()
     assert store.records == {
         "p": StoredSession("p", "u", True, (("a/1", 1), ("a/2", 0))),
         "c": StoredSession("c", None, False, (("x", 1),)),
@@ -636,9 +638,11 @@ def test_clean_sessions_that_do_not_come_back_are_forgotten_after_a_while() -> N
     store = RememberedSessions()
     store.save(StoredSession("c", None, False, (("x", 1),)))
     store.save(StoredSession("nobody", "removed", True, (("x", 1),)))
+    store.save(StoredSession("no more", "removed", False, (("x", 1),)))
     broker = Broker(AccessList(), store=store)
     assert broker.restore(store.load(), 5.0) == {"c"}
     assert list(store.records) == ["c"]
+    assert not broker.has_subscribers({"c"})
     assert broker.next_timer() == 5.0 + ABSENT_SECONDS
     broker.handle_timer(5.0 + ABSENT_SECONDS)
     assert store.records == {}
