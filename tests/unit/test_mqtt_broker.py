@@ -475,13 +475,12 @@ def test_retained_messages_do_not_push_out_what_is_owed() -> None:
     broker = make_broker(max_queue=3)
     publisher = connected(broker, "p")
     publisher.send(*(Publish(b"r/%d" % number, b"x", 1, True, packet_id=1) for number in range(10)))
-    peer = connected(broker, "c", (b"t", 1))
-    peer.connection.pause()
+    peer = connected(broker, "c", (b"t", 1), (b"large", 0))
+    broker.publish(Publication(b"large", bytes(FULL_BYTES)))
     settled = publish(broker, 1, 2)
     peer.send(Subscribe(2, ((b"r/#", 1),)))
     assert settled == []
-    peer.connection.resume()
-    assert [message.topic for message in peer.messages()][:2] == [b"t", b"t"]
+    assert [message.topic for message in peer.messages()] == [b"large", b"t", b"t", b"r/0"]
 
 
 def test_retained_qos_0_messages_wait_for_room_rather_than_be_dropped(broker: Broker) -> None:
@@ -655,11 +654,13 @@ def test_clean_sessions_that_do_not_come_back_are_forgotten_after_a_while() -> N
 def test_a_slow_client_loses_qos_0_and_is_owed_qos_1(broker: Broker) -> None:
     peer = connected(broker, "c", *ALL)
     peer.connection.pause()
+    publish(broker, 0, qos=0)
+    broker.publish(Publication(b"large", bytes(FULL_BYTES)))
     publish(broker, 1, 2)
     publish(broker, 3, qos=0)
     assert peer.connection.data_to_send() == b""
     peer.connection.resume()
-    assert [message.payload for message in peer.messages()] == [b"1", b"2"]
+    assert [message.payload for message in peer.messages()] == [b"0", bytes(FULL_BYTES), b"1", b"2"]
     assert broker.counters.dropped == 1
 
 
