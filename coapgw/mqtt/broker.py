@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
 
 import attrs
 
@@ -30,11 +29,10 @@ from coapgw.mqtt.packets import (
     encode_publish,
 )
 from coapgw.mqtt.parser import ValidTopics
+from coapgw.mqtt.remembered import ASSIGNED_ID, RememberedClients
 from coapgw.mqtt.retained import RetainedMessages
 from coapgw.mqtt.session import Publication, Session, Shared
 from coapgw.mqtt.topics import LEVEL_LIMIT, SubscriptionTree
-
-ABSENT_SECONDS: Final = 60.0  # a clean session that a crash ended is remembered so long for its client to come back
 
 
 @attrs.frozen
@@ -97,7 +95,7 @@ class Broker:
         self.on_output: Callable[[], None] | None = None
         self.on_publish: Callable[[Connection, bytes, bytes], bool] | None = None
         self._access = access
-        self._store = store
+        self._remembered = RememberedClients(store)
         self._random_bytes = random_bytes
         self._tree: SubscriptionTree[Session] = SubscriptionTree()
         self._retained = RetainedMessages(self.limits.max_retained, self.limits.max_retained_bytes)
@@ -105,10 +103,6 @@ class Broker:
         self._connected: dict[Session, Connection] = {}
         self._offline: dict[Session, None] = {}  # in the order they left
         self._writable: list[Connection] = []
-        self._unsaved: dict[Session, None] = {}
-        self._stored: set[str] = set()  # client ids that the store knows
-        self._absent: set[str] = set()
-        self._absent_until = 0.0
         self._stopped = False
 
     @property
@@ -156,27 +150,21 @@ class Broker:
 
         Sessions that changed are handed to the store before, so that no SUBACK overtakes what it promises.
         """
-        if self._unsaved:
-            self._hand_to_store()
+        self._remembered.hand_over()
         writable, self._writable = self._writable, []
         return writable
 
     def next_timer(self) -> float | None:
         """Return the ``now`` at which ``handle_timer`` is due."""
-        second = self.deadlines.next()
-        if self._absent and (second is None or self._absent_until < second):
-            return self._absent_until
-        return second
+        wanted = [due for due in (self.deadlines.next(), self._remembered.next_timer()) if due is not None]
+        return min(wanted, default=None)
 
     def handle_timer(self, now: float) -> None:
         """Close what was silent for too long."""
         self.shared.now = now
         for connection in self.deadlines.due(now):
             connection.handle_deadline(now)
-        if self._absent and now >= self._absent_until:
-            for client_id in self._absent:
-                self._forget(client_id)
-            self._absent.clear()
+        self._remembered.handle_timer(now)
 
     def tell_time(self, now: float) -> None:
         """Set the broker's clock."""
@@ -187,7 +175,7 @@ class Broker:
 
         To be called before the connections are closed.
         """
-        self._hand_to_store()
+        self._remembered.stop()
         self._stopped = True
         self.shared.on_relief = None
 
@@ -226,8 +214,14 @@ class Broker:
         publication.release()
 
     def has_subscribers(self, client_ids: Iterable[str]) -> bool:
-        """Return whether every one of these clients has a session with subscriptions."""
-        return all((one := self.sessions.get(client_id)) and one.subscriptions for client_id in client_ids)
+        """Return whether every one of these clients has a session with subscriptions.
+
+        A client without an id of its own is taken to be back when one of the same user asks for the same filters.
+        """
+        return all(
+            self._remembered.has_returned(client_id) or ((one := self.sessions.get(client_id)) and one.subscriptions)
+            for client_id in client_ids
+        )
 
     # ------------------------------------------------------------------ for connections
 
@@ -252,7 +246,7 @@ class Broker:
         client_id = packet.client_id
         if len(client_id.encode()) > self.limits.max_client_id or not (client_id or packet.clean_session):
             return REFUSED_CLIENT_ID  # section 3.1.3.1
-        client_id = client_id or f"auto-{self._random_bytes(12).hex()}"
+        client_id = client_id or ASSIGNED_ID + self._random_bytes(12).hex()
         session = self.sessions.get(client_id)
         if session is not None and session.user != packet.user:
             return REFUSED_CLIENT_ID
@@ -268,8 +262,9 @@ class Broker:
             self.sessions[client_id] = session
         self._offline.pop(session, None)
         self._connected[session] = connection
-        self._absent.discard(client_id)
-        self._save(session)
+        self._remembered.connected(client_id)
+        if session.subscriptions:
+            self._remembered.save(session)
         return session, present, permissions
 
     def leave(self, session: Session) -> None:
@@ -302,7 +297,8 @@ class Broker:
         """Remember the subscriptions that were just added, and send their retained messages (section 3.8.4)."""
         if not granted:
             return
-        self._save(session)
+        self._remembered.save(session)
+        self._remembered.subscribed(session)
         for topic_filter, qos in granted:
             for message in self._retained.matching(topic_filter):
                 if not session.deliver_retained(message, min(qos, message.qos)):
@@ -313,17 +309,13 @@ class Broker:
         for topic_filter in filters:
             if session.subscriptions.pop(topic_filter, None) is not None:
                 self._tree.remove(topic_filter, session)
-        if session.subscriptions:
-            self._save(session)
-        else:
-            self._forget(session.client_id)
+        self._remembered.save(session)
 
     def _end(self, session: Session) -> None:
         """Forget a session; what it was owed is released."""
-        self._unsaved.pop(session, None)
         for topic_filter in session.subscriptions:
             self._tree.remove(topic_filter, session)
-        self._forget(session.client_id)
+        self._remembered.end(session)
         session.subscriptions.clear()
         self._offline.pop(session, None)
         self.sessions.pop(session.client_id, None)
@@ -338,17 +330,15 @@ class Broker:
         persistent or not, and may come back; those with clean sessions are forgotten if they do not within a minute.
         """
         self.shared.now = now
-        self._absent_until = now + ABSENT_SECONDS
         expected = set()
         for record in stored:
-            self._stored.add(record.client_id)
+            self._remembered.found(record, now)
             permissions = self._access.permissions_of(record.user)
             if permissions is None:
-                self._forget(record.client_id)
+                self._remembered.forget(record.client_id)
                 continue
             expected.add(record.client_id)
             if not record.persistent:
-                self._absent.add(record.client_id)
                 continue
             session = Session(record.client_id, record.user, True, self.shared)
             self.sessions[record.client_id] = session
@@ -358,21 +348,3 @@ class Broker:
                 if permissions.may_subscribe(topic_filter):
                     self.subscribe(session, topic_filter, qos)
         return expected
-
-    def _save(self, session: Session) -> None:
-        """Have a session stored at the end of the turn, once however often it changes in between."""
-        if self._store is not None and session.subscriptions:
-            self._unsaved[session] = None
-
-    def _hand_to_store(self) -> None:
-        unsaved, self._unsaved = self._unsaved, {}
-        for session in unsaved:
-            if self._store is not None and session.subscriptions and not self._stopped:
-                subscriptions = tuple((one.decode(), qos) for one, qos in session.subscriptions.items())
-                self._stored.add(session.client_id)
-                self._store.save(StoredSession(session.client_id, session.user, session.persistent, subscriptions))
-
-    def _forget(self, client_id: str) -> None:
-        if self._store is not None and client_id in self._stored and not self._stopped:
-            self._stored.discard(client_id)
-            self._store.forget(client_id)

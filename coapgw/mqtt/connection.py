@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final
 
-from coapgw.mqtt.outbox import Outbox
+from coapgw.mqtt.outbox import FULL_BYTES, Outbox
 from coapgw.mqtt.packets import (
     ACCEPTED,
     CONNACK_5_UNSUPPORTED_VERSION,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from coapgw.mqtt.broker import Broker
 
 CONNECT_BYTES: Final = 32_768  # largest first packet: 10,000 strangers who send all but the last byte hold 320 MB
-REPLIES_BYTES: Final = 262_144  # acknowledgements for a peer that does not read: 65,536 PUBACKs
+REPLIES_BYTES: Final = FULL_BYTES + 262_144  # with acknowledgements for a peer that does not read: 65,536 PUBACKs
 KEEPALIVE_GRACE: Final = 1.5  # section 3.1.2.10
 FLUSH_SECONDS: Final = 10.0  # for a peer to read our last bytes before the connection is cut
 
@@ -137,7 +137,7 @@ class Connection:
         return data
 
     def pause(self) -> None:
-        """The transport's buffer is full: QoS 0 is dropped from now on, QoS 1 and 2 are queued."""
+        """The transport's buffer is full: gather, and when that is full too, drop QoS 0 and queue QoS 1 and 2."""
         self._outbox.pause()
 
     def resume(self) -> None:

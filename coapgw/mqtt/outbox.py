@@ -7,7 +7,9 @@ from typing import Final
 
 import attrs
 
-FULL_BYTES: Final = 262_144  # gathered in one turn before messages wait in their session instead: many thousands fit
+FULL_BYTES: Final = 262_144
+"""Gathered in one turn, or while the transport takes nothing, before messages wait in their session instead.  Twisted's
+transports say "no more" at 64 KiB already, which a burst to a quick subscriber fills, so that is no reason to drop."""
 
 
 @attrs.define(eq=False)
@@ -37,13 +39,12 @@ class Outbox:
             self.full = True
 
     def pause(self) -> None:
-        """The transport takes no more for now."""
-        self.paused = self.full = True
+        """The transport takes no more for now: gather."""
+        self.paused = True
 
     def resume(self) -> None:
         """The transport takes bytes again."""
         self.paused = False
-        self.full = self.size >= FULL_BYTES
         if self._parts:
             self.wake()
 
@@ -59,4 +60,4 @@ class Outbox:
         """Forget everything."""
         self._parts.clear()
         self.size = 0
-        self.full = self.paused
+        self.full = False

@@ -19,7 +19,6 @@ from zope.interface import implementer
 from coapgw.mqtt.broker import Broker
 from coapgw.mqtt.connection import Closing, Connection
 
-BUFFER_BYTES: Final = 262_144  # Twisted pauses at 64 KiB, which a burst to a quick subscriber fills; see EVIDENCE.md
 STOP_SECONDS: Final = 1.0  # for the last bytes to leave
 
 
@@ -144,7 +143,6 @@ class MqttServerProtocol(Protocol):
         self._connection = connection
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
-        transport.bufferSize = BUFFER_BYTES
         transport.registerProducer(self, True)
         pump.opened(self, connection)
 

@@ -17,7 +17,6 @@ from zope.interface import implementer
 from coapgw.mqtt.client import ClientEvents, MqttClient
 from coapgw.mqtt.packets import Connect, Publish
 
-BUFFER_BYTES: Final = 262_144
 KEEPALIVE_SECONDS: Final = 60
 
 
@@ -52,7 +51,6 @@ class MqttClientProtocol(Protocol):
         transport: Any = self.transport
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
-        transport.bufferSize = BUFFER_BYTES
         transport.registerProducer(self, True)
         self.client.start(self._monotonic())
         self._arm()

@@ -13,7 +13,7 @@ from zope.interface.verify import verifyObject
 from coapgw.errors import TopicRefused
 from coapgw.interfaces import ISessionStore, StoredSession
 from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser
-from coapgw.mqtt.broker import ABSENT_SECONDS, Broker, BrokerLimits
+from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.connection import FLUSH_SECONDS, REPLIES_BYTES, Closing, Connection
 from coapgw.mqtt.outbox import FULL_BYTES
 from coapgw.mqtt.packets import (
@@ -37,6 +37,7 @@ from coapgw.mqtt.packets import (
     encode,
     encode_publish,
 )
+from coapgw.mqtt.remembered import ABSENT_SECONDS
 from coapgw.mqtt.session import RECEIVED_LIMIT, Publication
 from tests.unit.mqtt_peers import Peer, Wire, connected
 from tests.unit.mqtt_wire_cases import BAD, GOOD, Bad, Good
@@ -474,13 +475,12 @@ def test_retained_messages_do_not_push_out_what_is_owed() -> None:
     broker = make_broker(max_queue=3)
     publisher = connected(broker, "p")
     publisher.send(*(Publish(b"r/%d" % number, b"x", 1, True, packet_id=1) for number in range(10)))
-    peer = connected(broker, "c", (b"t", 1))
-    peer.connection.pause()
+    peer = connected(broker, "c", (b"t", 1), (b"large", 0))
+    broker.publish(Publication(b"large", bytes(FULL_BYTES)))
     settled = publish(broker, 1, 2)
     peer.send(Subscribe(2, ((b"r/#", 1),)))
     assert settled == []
-    peer.connection.resume()
-    assert [message.topic for message in peer.messages()][:2] == [b"t", b"t"]
+    assert [message.topic for message in peer.messages()] == [b"large", b"t", b"t", b"r/0"]
 
 
 def test_retained_qos_0_messages_wait_for_room_rather_than_be_dropped(broker: Broker) -> None:
@@ -593,6 +593,7 @@ def test_sessions_are_stored_and_restored() -> None:
     broker.take_writable()
     assert "u" in store.records
     unsubscribed.send(Unsubscribe(2, (b"x",)))
+    broker.take_writable()
     assert store.records == {
         "p": StoredSession("p", "u", True, (("a/1", 1), ("a/2", 0))),
         "c": StoredSession("c", None, False, (("x", 1),)),
@@ -616,13 +617,31 @@ def test_sessions_are_stored_and_restored() -> None:
     assert again.has_subscribers({"p", "c"})
 
 
+def test_a_client_without_an_id_is_recognised_by_what_it_asks_for() -> None:
+    store = RememberedSessions()
+    for name in ("auto-1", "auto-2"):
+        store.save(StoredSession(name, None, False, (("x", 1), ("y", 0))))
+    broker = Broker(AccessList(), store=store)
+    expected = broker.restore(store.load(), 0.0)
+    Peer(broker).send(Connect(""), Subscribe(1, ((b"x", 1),)))
+    Peer(broker).send(Connect("own"), Subscribe(1, ((b"x", 1), (b"y", 1))))
+    assert set(store.records) == expected
+    Peer(broker).send(Connect(""), Subscribe(1, ((b"x", 1),)), Subscribe(2, ((b"y", 1),)))
+    assert not broker.has_subscribers(expected)
+    Peer(broker).send(Connect(""), Subscribe(1, ((b"x", 1), (b"y", 1))))
+    assert broker.has_subscribers(expected)
+    assert store.records == {}
+
+
 def test_clean_sessions_that_do_not_come_back_are_forgotten_after_a_while() -> None:
     store = RememberedSessions()
     store.save(StoredSession("c", None, False, (("x", 1),)))
     store.save(StoredSession("nobody", "removed", True, (("x", 1),)))
+    store.save(StoredSession("no more", "removed", False, (("x", 1),)))
     broker = Broker(AccessList(), store=store)
     assert broker.restore(store.load(), 5.0) == {"c"}
     assert list(store.records) == ["c"]
+    assert not broker.has_subscribers({"c"})
     assert broker.next_timer() == 5.0 + ABSENT_SECONDS
     broker.handle_timer(5.0 + ABSENT_SECONDS)
     assert store.records == {}
@@ -635,11 +654,13 @@ def test_clean_sessions_that_do_not_come_back_are_forgotten_after_a_while() -> N
 def test_a_slow_client_loses_qos_0_and_is_owed_qos_1(broker: Broker) -> None:
     peer = connected(broker, "c", *ALL)
     peer.connection.pause()
+    publish(broker, 0, qos=0)
+    broker.publish(Publication(b"large", bytes(FULL_BYTES)))
     publish(broker, 1, 2)
     publish(broker, 3, qos=0)
     assert peer.connection.data_to_send() == b""
     peer.connection.resume()
-    assert [message.payload for message in peer.messages()] == [b"1", b"2"]
+    assert [message.payload for message in peer.messages()] == [b"0", bytes(FULL_BYTES), b"1", b"2"]
     assert broker.counters.dropped == 1
 
 

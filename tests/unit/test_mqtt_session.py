@@ -32,6 +32,11 @@ class Client:
                 oldest.release()
             publication.release()
 
+    def stuff(self) -> None:
+        """Let the peer be so slow that nothing more fits."""
+        self.outbox.pause()
+        self.outbox.append(bytes(FULL_BYTES))
+
     def sent(self) -> list[Packet]:
         packets: list[Packet] = []
         while data := self.outbox.take():
@@ -158,15 +163,21 @@ def test_the_end_of_a_session_releases_everything() -> None:
     assert len(client.settled) == WINDOW + 5
 
 
-def test_a_paused_outbox_queues() -> None:
+def test_a_paused_outbox_gathers_and_a_full_one_queues() -> None:
     client = Client()
     client.outbox.pause()
     client.publish(1)
+    client.session.deliver_unacknowledged(b"\x30\3\0\1a")
+    assert (len(client.session.queue), client.counters.dropped) == (0, 0)
+    assert client.outbox.take() == b""
+    client.stuff()
+    client.publish(2)
     client.session.deliver_unacknowledged(b"0")
     assert (len(client.session.queue), client.counters.dropped) == (1, 1)
     client.outbox.resume()
+    assert len(client.outbox.take()) > FULL_BYTES
     client.session.pump()
-    assert client.sent_ids() == [1]
+    assert client.sent_ids() == [2]
 
 
 def test_qos_2_is_settled_by_pubrec_and_repeats_only_its_second_half() -> None:
@@ -196,7 +207,7 @@ def test_crowded_is_who_is_half_full_and_here_until_a_quarter() -> None:
     client = Client(max_queue=100)
     relieved: list[bool] = []
     client.shared.on_relief = lambda: relieved.append(True)
-    client.outbox.pause()
+    client.stuff()
     client.publish(*range(50))
     assert client.shared.crowded == set()
     client.publish(50)
