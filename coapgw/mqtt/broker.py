@@ -10,7 +10,7 @@ until that session has ended, and disturbs nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -293,16 +293,13 @@ class Broker:
             self._tree.add(topic_filter, session, qos)
         return True
 
-    def subscribed(self, session: Session, granted: Sequence[tuple[bytes, int]]) -> None:
+    def subscribed(self, session: Session, granted: Mapping[bytes, int]) -> None:
         """Remember the subscriptions that were just added, and send their retained messages (section 3.8.4)."""
-        if not granted:
-            return
         self._remembered.save(session)
         self._remembered.subscribed(session)
-        for topic_filter, qos in granted:
-            for message in self._retained.matching(topic_filter):
-                if not session.deliver_retained(message, min(qos, message.qos)):
-                    return
+        for message, qos in self._retained.matching(granted):
+            if not session.deliver_retained(message, min(qos, message.qos)):
+                return
 
     def unsubscribe(self, session: Session, filters: Sequence[bytes]) -> None:
         """Take subscriptions away; what is owed already stays owed (section 3.10.4)."""

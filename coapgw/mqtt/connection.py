@@ -67,6 +67,7 @@ class Connection:
 
     __slots__ = (
         "_broker",
+        "_granted",
         "_keepalive",
         "_last_heard",
         "_lost",
@@ -95,6 +96,7 @@ class Connection:
         self._keepalive = 0.0
         self._last_heard = now
         self._lost = False
+        self._granted: dict[bytes, int] = {}  # subscriptions of this read: their retained messages are still to be sent
         self._second = broker.deadlines.add(self, now + broker.limits.connect_timeout)
 
     # ------------------------------------------------------------------ the glue's side
@@ -120,6 +122,9 @@ class Connection:
                     self._control_packet(session, packet, now)
                     if self.session is not session:  # it has left
                         return
+            if self._granted and session is not None:
+                granted, self._granted = self._granted, {}
+                self._broker.subscribed(session, granted)
         except MqttFormatError:
             self._broker.counters.protocol_errors += 1
             self.abort()
@@ -285,7 +290,7 @@ class Connection:
                 raise MqttFormatError(f"{type(packet).__name__} from a connected client")
 
     def _subscribe(self, session: Session, packet: Subscribe) -> None:
-        """Grant what is allowed, in order; retained messages come behind the SUBACK."""
+        """Grant what is allowed, in order; retained messages come behind the SUBACK, for all of a read together."""
         assert self._permissions is not None
         granted = [
             (one, qos)
@@ -295,4 +300,4 @@ class Connection:
         taken = set(granted)
         codes = tuple(qos if (one, qos) in taken else SUBSCRIBE_FAILED for one, qos in packet.filters)
         self._outbox.append(encode(SubAck(packet.packet_id, codes)))
-        self._broker.subscribed(session, granted)
+        self._granted.update(granted)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import attrs
 
 from coapgw.mqtt.session import Publication
-from coapgw.mqtt.topics import compiled_filter
+from coapgw.mqtt.topics import SubscriptionTree
 
 
 @attrs.define(eq=False)
@@ -15,12 +17,14 @@ class RetainedMessages:
     Args:
         max_messages: topics that may have one.
         max_bytes: topics and payloads together.
+        scans: how often all of them were looked at, for a filter with a wildcard.
     """
 
     max_messages: int
     max_bytes: int
     _messages: dict[bytes, Publication] = attrs.Factory(dict)
     _bytes: int = 0
+    scans: int = 0
 
     def __len__(self) -> int:
         """Return how many topics have a retained message."""
@@ -43,10 +47,22 @@ class RetainedMessages:
         self._bytes += size
         return True
 
-    def matching(self, topic_filter: bytes) -> list[Publication]:
-        """Return the retained messages for a new subscription; one look without a wildcard, one per topic with it."""
-        if b"+" not in topic_filter and b"#" not in topic_filter:
-            message = self._messages.get(topic_filter)
-            return [] if message is None else [message]
-        asked = compiled_filter(topic_filter).fullmatch
-        return [message for topic, message in self._messages.items() if asked(topic)]
+    def matching(self, filters: Mapping[bytes, int]) -> Iterator[tuple[Publication, int]]:
+        """Yield the retained messages for new subscriptions, each once, with the highest QoS of the filters it matches.
+
+        However many filters there are, every message is looked at once: a client may ask again and again.
+        """
+        wildcards = SubscriptionTree[None]()
+        for topic_filter, qos in filters.items():
+            if b"+" in topic_filter or b"#" in topic_filter:
+                wildcards.add(topic_filter, None, qos)
+        if wildcards.is_empty():
+            found = ((self._messages[topic], qos) for topic, qos in filters.items() if topic in self._messages)
+            yield from found
+            return
+        self.scans += 1
+        for topic, message in self._messages.items():
+            qos = max((qos for _, qos in wildcards.match(topic)), default=-1)
+            qos = max(qos, filters.get(topic, -1))
+            if qos >= 0:
+                yield message, qos

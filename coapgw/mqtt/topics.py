@@ -131,6 +131,10 @@ class SubscriptionTree(Generic[Subscriber]):
             del parent.children[level]
         self._forget_answers()
 
+    def is_empty(self) -> bool:
+        """Return whether nobody subscribed to anything."""
+        return not self._root.children
+
     def match(self, topic: bytes) -> tuple[tuple[Subscriber, int], ...]:
         """Return every subscriber of *topic* once, with the highest QoS of its matching filters (section 3.3.5)."""
         found = self._cache.get(topic)

@@ -451,7 +451,6 @@ def test_a_new_subscriber_gets_the_retained_message(broker: Broker) -> None:
         SubAck(1, (1, 0)),
         Publish(b"a/1", b"x", 1, True, packet_id=1),
         Publish(b"a/2", b"y", 0, True),
-        Publish(b"a/2", b"y", 0, True),
     ]
 
 
@@ -469,6 +468,17 @@ def test_retained_messages_are_bounded() -> None:
     assert broker.counters.not_retained == 2
     subscriber = Peer(broker).send(Connect("s"), Subscribe(1, ALL))
     assert [message.topic for message in subscriber.messages()] == [b"b"]
+
+
+def test_however_often_a_client_subscribes_in_one_read_retained_messages_are_looked_at_once(broker: Broker) -> None:
+    connected(broker, "publisher").send(*(Publish(b"a/%d" % number, b"x", 0, True) for number in range(100)))
+    client = connected(broker)
+    client.send(
+        Subscribe(1, tuple((b"+/no", 0) for _ in range(3000))),
+        *(Subscribe(2, ((b"+/%d" % number, 1), (b"a/%d" % number, 1))) for number in range(50)),
+    )
+    assert broker._retained.scans == 1
+    assert sorted(message.topic for message in client.messages()) == sorted(b"a/%d" % number for number in range(50))
 
 
 def test_retained_messages_do_not_push_out_what_is_owed() -> None:
