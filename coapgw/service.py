@@ -36,7 +36,7 @@ from coapgw.gateway.authorise import DevicesByAddress
 from coapgw.gateway.envelope import MessageIds
 from coapgw.gateway.resources import make_root
 from coapgw.gateway.uplink import Uplink, UplinkSettings
-from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser
+from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
 from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publisher import Publisher
@@ -65,10 +65,16 @@ def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAP
     """
     if reactor is None:
         from twisted.internet import reactor
-    missing = [sentence for absent, sentence in _not_built(config) if absent]
-    if missing:
-        raise ConfigurationInvalid(missing)
-    return Gateway(config, reactor, mount or {})
+    mistakes = [sentence for absent, sentence in _not_built(config) if absent]
+    embedded = config.mqtt.embedded
+    users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in embedded.users]
+    try:
+        access = AccessList(users, AnonymousPolicy(embedded.anonymous.value))
+    except PasswordHashRefused as refused:
+        raise ConfigurationInvalid([*mistakes, f"mqtt.embedded.users: {refused}"]) from None
+    if mistakes:
+        raise ConfigurationInvalid(mistakes)
+    return Gateway(config, reactor, access, mount or {})
 
 
 def _not_built(config: Config) -> Iterator[tuple[bool, str]]:
@@ -98,14 +104,16 @@ class Gateway(MultiService):
 
     log = Logger()
 
-    def __init__(self, config: Config, reactor: Any, mount: Mapping[str, CoAPResource]) -> None:
+    def __init__(self, config: Config, reactor: Any, access: AccessList, mount: Mapping[str, CoAPResource]) -> None:
         """Remember what to build."""
         super().__init__()
         self.config = config
         self._data = config.data.absolute()  # twistd changes its directory before it starts us
         self._reactor = reactor
+        self._access = access
         self._mount = mount
         self._closing: list[Callable[[], object]] = []
+        self.coap_ports: list[CoapPort] = []
         self.ports: dict[str, Any] = {}
 
     # ------------------------------------------------------------------ start
@@ -115,7 +123,8 @@ class Gateway(MultiService):
         try:
             self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._open_storage()
-            (self._data / "ports.json").unlink(missing_ok=True)  # ours now: the spool is locked
+            self._forget_ports()
+            self._closing.append(self._forget_ports)
             self._build_mqtt()
             self._build_coap()
             self._listen()
@@ -144,9 +153,8 @@ class Gateway(MultiService):
     def _build_mqtt(self) -> None:
         """Build the way out: spool, publisher, link, broker."""
         embedded = self.config.mqtt.embedded
-        users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in embedded.users]
         self.broker = Broker(
-            AccessList(users, AnonymousPolicy(embedded.anonymous.value)),
+            self._access,
             BrokerLimits(
                 max_packet=embedded.max_packet,
                 max_queue=embedded.max_queue,
@@ -190,11 +198,12 @@ class Gateway(MultiService):
     def _listen(self) -> None:
         """Bind every socket: MQTT first, so that nothing is acknowledged before there is a way out."""
         config, reactor = self.config, self._reactor
-        self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
         self.coap_ports = []
+        self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
         for address in config.coap.listen:
             port = CoapPort(address.port, address.host, self._layer, reactor, receive_buffer=config.coap.receive_buffer)
             port.startListening()
+            self._closing.append(port.stopListening)
             self.coap_ports.append(port)
         self.publisher.start(self.link)
         ticking = LoopingCall(self._tick)
@@ -211,6 +220,8 @@ class Gateway(MultiService):
 
     def _ready(self) -> None:
         """Write ``ports.json`` and say that the gateway is ready."""
+        if not self.running:
+            return  # stopped before the reactor ran
         self.ports = {
             "coap": [port.number for port in self.coap_ports],
             "coaps": [],
@@ -226,6 +237,11 @@ class Gateway(MultiService):
         self.log.info("coapgw {version} is ready: {ports}", version=__version__, ports=json.dumps(self.ports))
         if self.config.coaps.listen:
             self.log.warn("coaps (DTLS) and the management API are not in this version yet; they do not listen")
+
+    def _forget_ports(self) -> None:
+        """Remove ``ports.json``; only ever done by the gateway that has the spool's lock."""
+        with suppress(OSError):
+            (self._data / "ports.json").unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ while it runs
 
@@ -244,18 +260,17 @@ class Gateway(MultiService):
 
     @inlineCallbacks
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
-        """Take nothing more in, bring what was taken to disk, answer it, then close."""
-        for port in self.coap_ports:
-            port.stopReading()
-        yield self.spool.close()
-        for port in self.coap_ports:
-            port.flush()
-            yield maybeDeferred(port.stopListening)
+        """Take nothing more in, bring what was taken to disk, publish and answer it, then close."""
+        if self.running:
+            for port in self.coap_ports:
+                port.stopReading()
+            yield self.spool.flush().addErrback(self._not_closed)
+            self.publisher.stop()
+            yield self.spool.close()
+            for port in self.coap_ports:
+                port.flush()
         yield maybeDeferred(super().stopService)
-        self.coap_ports = []
         yield self._close()
-        with suppress(OSError):
-            (self._data / "ports.json").unlink(missing_ok=True)
 
     def _close(self) -> Deferred[Any]:
         """Close what was opened, the last first."""

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from twisted.internet import udp
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
@@ -78,13 +79,19 @@ class CoapPort(udp.Port):
         self._timer: IDelayedCall | None = None
         self._timer_due = math.inf
         self._sources: dict[bytes, _Ancillary] = {}
+        self._made: socket.socket | None = None
         self.granted_buffer = 0
 
     # ------------------------------------------------------------------ the socket
 
     def startListening(self) -> None:
         """Bind and begin to read; raises CannotListenError."""
-        super().startListening()
+        try:
+            super().startListening()
+        except CannotListenError:
+            if self._made is not None:
+                self._made.close()  # Twisted leaves it to the garbage collector
+            raise
 
     @property
     def number(self) -> int:
@@ -94,6 +101,7 @@ class CoapPort(udp.Port):
     def createInternetSocket(self) -> socket.socket:
         """Make the socket: room for bursts, and packet information where the address does not say it."""
         made: socket.socket = super().createInternetSocket()
+        self._made = made
         self._grow_receive_buffer(made)
         if made.family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # so that 0.0.0.0 can be had beside ::

@@ -240,6 +240,11 @@ class Spool:
             self.log.error("{error}; devices get 5.03 until it works again", error=error)
         self._last_error = error
 
+    def flush(self) -> Deferred[list[Spooled]]:
+        """Bring what was appended to disk; fires when that is done, and answered."""
+        self._hand_over()
+        return self.read(self._place, 1)
+
     def close(self) -> Deferred[None]:
         """Finish what was appended; fires when all of it is on disk, answered, and the file is closed."""
         if self._closed is None:
