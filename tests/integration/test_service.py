@@ -41,7 +41,7 @@ class Reactor(EPollReactor):
 @pytest.fixture
 def reactor() -> Iterator[Reactor]:
     made = Reactor()
-    made.startRunning()  # callWhenRunning calls at once
+    made.startRunning(installSignalHandlers=False)  # callWhenRunning calls at once
     yield made
     for call in made.getDelayedCalls():
         call.cancel()
