@@ -29,6 +29,7 @@ from coapgw.storage.spool_file import OVERHEAD_BYTES, SpoolFile, runs
 GROUP_LIMIT: Final = 2_000  # messages in one transaction: some 10 ms
 WAITING_MESSAGES: Final = 100_000  # appended, but not on disk yet; beyond either the disk is too slow for what comes
 WAITING_BYTES: Final = 64 << 20
+GATHER_SECONDS: Final = 0.001  # from one group to the next: a commit costs the same CPU whatever is in it
 SETTLE_SECONDS: Final = 0.1  # how long deletions wait for a commit to travel with
 
 Followers: TypeAlias = "list[Callable[[Sequence[Spooled]], None]]"
@@ -70,6 +71,9 @@ class Reactor(Protocol):
     def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> IDelayedCall:  # noqa: A002
         """As IReactorTime."""
 
+    def seconds(self) -> float:
+        """As IReactorTime."""
+
     def callFromThread(self, callable: Callable[..., object], *args: object) -> None:  # noqa: A002
         """As IReactorFromThreads."""
 
@@ -106,6 +110,7 @@ class Spool:
         self._waiting_messages = 0
         self._group = Group()
         self._handing_over = False
+        self._gather_until = 0.0
         self._settle_call: IDelayedCall | None = None
         self._followers: Followers = []
         self._closed: Deferred[None] | None = None
@@ -145,7 +150,7 @@ class Spool:
         group.size += size
         if not self._handing_over:
             self._handing_over = True
-            self._reactor.callLater(0, self._hand_over)
+            self._reactor.callLater(max(0.0, self._gather_until - self._reactor.seconds()), self._hand_over)
         return place
 
     def is_introduced(self, iccid: str, born: int) -> bool:
@@ -167,6 +172,7 @@ class Spool:
         self._handing_over = False
         group = self._group
         if group.messages or group.settled:
+            self._gather_until = self._reactor.seconds() + GATHER_SECONDS
             self._group = Group()
             self._jobs.put(group)
 

@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 from coapgw.errors import SpoolFailing, SpoolFull, StorageError
 from coapgw.interfaces import ISpool
 from coapgw.model import Introduction, Outgoing, Spooled
-from coapgw.storage.spool import SETTLE_SECONDS, Spool, open_spool
+from coapgw.storage.spool import GATHER_SECONDS, SETTLE_SECONDS, Spool, open_spool
 from coapgw.storage.spool_file import OVERHEAD_BYTES, RESERVE_PLACES, SpoolFile, runs, spool_status
 
 ICCID = "8988280666000000017"
@@ -69,7 +69,7 @@ class Rig:
     def commit(self) -> None:
         """End the reactor's turn, and wait for what it brought."""
         expected = self.spool.counters.commits + 1
-        self.clock.advance(0)
+        self.clock.advance(GATHER_SECONDS)
         self.clock.until(lambda: self.spool.counters.commits >= expected)
 
     def read(self, after: int = 0, limit: int = 1 << 20) -> list[Spooled]:
@@ -109,7 +109,7 @@ def test_nothing_is_said_before_it_is_on_disk(rig: Rig) -> None:
     rig.append(b"a")
     rig.append(b"b")
     assert rig.stored == []
-    rig.clock.advance(0)
+    rig.clock.advance(GATHER_SECONDS)
     assert rig.stored == []
     rig.clock.take()
     with sqlite3.connect(rig.path) as looking:
@@ -133,6 +133,17 @@ def test_groups_of_any_size_are_stored_whole_and_in_order(rig: Rig, count: int) 
         rig.append(b"%d" % number)
     rig.commit()
     assert [message.payload for message in rig.read()] == [b"%d" % number for number in range(count)]
+
+
+def test_groups_are_spaced_so_that_they_gather_something(rig: Rig) -> None:
+    rig.append(b"first")
+    rig.clock.advance(0)
+    rig.append(b"second")
+    rig.clock.advance(GATHER_SECONDS / 2)
+    rig.append(b"third")
+    rig.clock.advance(GATHER_SECONDS / 2)
+    rig.clock.until(lambda: len(rig.stored) == 3)
+    assert [[message.payload for message in group] for group in rig.groups] == [[b"first"], [b"second", b"third"]]
 
 
 def test_a_message_comes_back_as_it_was(rig: Rig) -> None:
@@ -175,7 +186,7 @@ def test_reading_goes_on_from_a_place_and_stops_at_the_limit(rig: Rig) -> None:
 
 def test_what_was_appended_before_a_read_is_in_it(rig: Rig) -> None:
     rig.append(b"a")
-    rig.clock.advance(0)
+    rig.clock.advance(GATHER_SECONDS)
     assert [message.payload for message in rig.read()] == [b"a"]
 
 
