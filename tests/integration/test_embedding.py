@@ -23,10 +23,13 @@ def data(tmp_path: Path) -> Iterator[Path]:
     data = tmp_path / "data"
     coapgw(data, "device", "add", "8988280666000000017", "--ip", "127.0.0.1", "--name", "greenhouse")
     process = subprocess.Popen([*TWISTD, "-n", "--pidfile=", "-y", "gateway.tac"], cwd=tmp_path, env=None)
-    until((data / "ports.json").exists, 20)
-    yield data
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) in (0, -signal.SIGTERM)
+    try:
+        until((data / "ports.json").exists, 20)
+        yield data
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(20)
+    assert status in (0, -signal.SIGTERM)
 
 
 def test_an_application_serves_its_resource_beside_the_gateways(data: Path) -> None:
