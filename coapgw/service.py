@@ -245,6 +245,9 @@ class Gateway(MultiService):
     @inlineCallbacks
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """Take nothing more in, bring what was taken to disk, answer it, then close."""
+        if not self.running:  # it could not start, and there may be no spool and no port to stop
+            yield self._close()
+            return
         for port in self.coap_ports:
             port.stopReading()
         yield self.spool.close()
