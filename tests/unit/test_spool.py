@@ -294,6 +294,17 @@ def test_a_file_that_is_no_spool_is_refused_with_a_sentence(tmp_path: Path, cont
         SpoolFile(tmp_path / "spool.db")
 
 
+def test_a_spool_without_its_totals_is_refused_with_a_sentence(rig: Rig) -> None:
+    rig.close()
+    with sqlite3.connect(rig.path) as other:
+        other.execute("DELETE FROM totals")
+    other.close()
+    with pytest.raises(StorageError, match="is damaged"):
+        SpoolFile(rig.path)
+    with pytest.raises(StorageError, match="is damaged"):
+        spool_status(rig.path)
+
+
 def test_a_spool_of_a_newer_version_is_refused(rig: Rig) -> None:
     rig.close()
     with sqlite3.connect(rig.path) as other:
