@@ -193,7 +193,8 @@ class Gateway(MultiService):
         self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
         self.coap_ports = []
         for address in config.coap.listen:
-            port = CoapPort(address.port, address.host, self._layer, reactor, receive_buffer=config.coap.receive_buffer)
+            host = "127.0.0.1" if address.host == "localhost" else address.host  # Twisted binds UDP to figures only
+            port = CoapPort(address.port, host, self._layer, reactor, receive_buffer=config.coap.receive_buffer)
             port.startListening()
             self.coap_ports.append(port)
         self.publisher.start(self.link)

@@ -210,6 +210,11 @@ def test_stopping_answers_what_it_took_and_starts_again_where_it_was(data: Path,
     assert gateway.stop() in (0, -signal.SIGTERM)  # twistd ends by the signal that stopped it
 
 
+@pytest.mark.parametrize("gateway", [("coap.listen=['localhost:0']",)], indirect=True)
+def test_localhost_is_a_place_to_listen_for_coap(gateway: GatewayProcess) -> None:
+    assert _post(gateway, b"x") == 0x44
+
+
 def test_a_second_gateway_on_the_same_data_is_refused_with_a_sentence(gateway: GatewayProcess) -> None:
     command = [*TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(gateway.data), "--set", "coap.listen=[]"]
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
