@@ -227,6 +227,8 @@ class Gateway(MultiService):
         self.log.info("coapgw {version} is ready: {ports}", version=__version__, ports=json.dumps(self.ports))
         if self.config.coaps.listen:
             self.log.warn("coaps (DTLS) and the management API are not in this version yet; they do not listen")
+        if self.config.limits.device_rate:
+            self.log.warn("limits.device_rate is not in this version yet; no device is limited")
 
     # ------------------------------------------------------------------ while it runs
 

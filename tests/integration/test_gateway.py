@@ -215,6 +215,11 @@ def test_localhost_is_a_place_to_listen_for_coap(gateway: GatewayProcess) -> Non
     assert _post(gateway, b"x") == 0x44
 
 
+@pytest.mark.parametrize("gateway", [("limits.device_rate=5",)], indirect=True)
+def test_a_limit_that_is_not_kept_is_said_at_start(gateway: GatewayProcess) -> None:
+    until(lambda: "limits.device_rate is not in this version yet" in gateway.log.read_text())
+
+
 def test_a_second_gateway_on_the_same_data_is_refused_with_a_sentence(gateway: GatewayProcess) -> None:
     command = [*TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(gateway.data), "--set", "coap.listen=[]"]
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
