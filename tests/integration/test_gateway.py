@@ -6,6 +6,7 @@ import base64
 import json
 import random
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -218,6 +219,18 @@ def test_localhost_is_a_place_to_listen_for_coap(gateway: GatewayProcess) -> Non
 @pytest.mark.parametrize("gateway", [("limits.device_rate=5",)], indirect=True)
 def test_a_limit_that_is_not_kept_is_said_at_start(gateway: GatewayProcess) -> None:
     until(lambda: "limits.device_rate is not in this version yet" in gateway.log.read_text())
+
+
+def test_more_clients_than_files_are_turned_away_without_a_line_each(data: Path, started: Starter) -> None:
+    gateway = started(GatewayProcess(data, open_files=200))
+    with ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.mqtt)))
+        assert _post(gateway, b"x") == 0x44
+    Subscriber(gateway.mqtt).close()
+    log = gateway.log.read_text()
+    assert "mqtt.embedded.max_connections" in log
+    assert "EMFILE" not in log
 
 
 def test_a_second_gateway_on_the_same_data_is_refused_with_a_sentence(gateway: GatewayProcess) -> None:
