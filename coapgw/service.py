@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
@@ -49,6 +50,7 @@ from coapgw.storage.sessions import SqliteSessionStore
 from coapgw.storage.spool import Spool, open_spool
 
 TICK_SECONDS: Final = 1.0
+OTHER_FILES: Final = 100  # open files beside MQTT clients: databases, sockets, the log, an application's own
 PATIENT_BELOW: Final = 0.5  # of the spool: from there on slow subscribers are not waited for
 
 
@@ -158,7 +160,7 @@ class Gateway(MultiService):
             BrokerLimits(
                 max_packet=embedded.max_packet,
                 max_queue=embedded.max_queue,
-                max_connections=embedded.max_connections,
+                max_connections=self._connections_possible(embedded.max_connections),
                 connect_timeout=embedded.connect_timeout,
             ),
             store=self.sessions,
@@ -170,6 +172,28 @@ class Gateway(MultiService):
         self._closing.append(self.publisher.stop)
         self.link = EmbeddedLink(self.broker, self.publisher, time.monotonic, self._is_patient)
         self.link.hold(known_clients, time.monotonic())
+
+    def _connections_possible(self, asked: int) -> int:
+        """Return how many clients the files that this process may open leave room for; ask for more files before."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        needed = asked + OTHER_FILES
+        if soft == resource.RLIM_INFINITY or soft >= needed:
+            return asked
+        with suppress(OSError, ValueError):
+            granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+            soft = granted
+        if soft >= needed:
+            return asked
+        possible = max(1, soft - OTHER_FILES)
+        self.log.warn(
+            "the system grants {soft} open files: {possible} MQTT clients instead of mqtt.embedded.max_connections = "
+            "{asked}; raise the limit (ulimit -n, LimitNOFILE=)",
+            soft=soft,
+            possible=possible,
+            asked=asked,
+        )
+        return possible
 
     def _build_coap(self) -> None:
         """Build the way in: message layer (one for each socket), resources, uplink."""
@@ -186,8 +210,8 @@ class Gateway(MultiService):
             ),
         )
         self.root = make_root(self.uplink)
-        for segment, resource in self._mount.items():
-            self.root.putChild(segment.encode(), resource)
+        for segment, mounted in self._mount.items():
+            self.root.putChild(segment.encode(), mounted)
         self._site = ResourceSite(self.root)
         self._peers = DevicesByAddress(self.directory)
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
@@ -201,7 +225,8 @@ class Gateway(MultiService):
         self.coap_ports = []
         self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
         for address in config.coap.listen:
-            port = CoapPort(address.port, address.host, self._layer, reactor, receive_buffer=config.coap.receive_buffer)
+            host = "127.0.0.1" if address.host == "localhost" else address.host  # Twisted binds UDP to figures only
+            port = CoapPort(address.port, host, self._layer, reactor, receive_buffer=config.coap.receive_buffer)
             port.startListening()
             self._closing.append(port.stopListening)
             self.coap_ports.append(port)
@@ -237,6 +262,8 @@ class Gateway(MultiService):
         self.log.info("coapgw {version} is ready: {ports}", version=__version__, ports=json.dumps(self.ports))
         if self.config.coaps.listen:
             self.log.warn("coaps (DTLS) and the management API are not in this version yet; they do not listen")
+        if self.config.limits.device_rate:
+            self.log.warn("limits.device_rate is not in this version yet; no device is limited")
 
     def _forget_ports(self) -> None:
         """Remove ``ports.json``; only ever done by the gateway that has the spool's lock."""

@@ -29,6 +29,7 @@ from coapgw.metrics import SocketCounters
 BATCH: Final = 128  # datagrams a turn of the reactor: about two milliseconds, then timers and MQTT have theirs
 DATAGRAM_LIMIT: Final = 65_535  # a larger buffer costs nothing (measured), a smaller one would cut datagrams
 ANCILLARY_BYTES: Final = 64  # holds one in6_pktinfo with its header
+SOURCES_REMEMBERED: Final = 1024  # of our addresses; 127.0.0.0/8 alone has 16 million, and senders choose
 FAILURES_LOGGED: Final = 20  # of the pump, per socket and run
 
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # linux/in.h; Python has the name since 3.13
@@ -97,6 +98,11 @@ class CoapPort(udp.Port):
     def number(self) -> int:
         """The port number that was bound."""
         return int(self.socket.getsockname()[1])
+
+    @property
+    def sources_remembered(self) -> int:
+        """How many of our addresses are known with what sends from them."""
+        return len(self._sources)
 
     def createInternetSocket(self) -> socket.socket:
         """Make the socket: room for bursts, and packet information where the address does not say it."""
@@ -195,6 +201,8 @@ class CoapPort(udp.Port):
         information = address[-1]
         source = self._sources.get(information)
         if source is None:
+            if len(self._sources) >= SOURCES_REMEMBERED:
+                self._sources.clear()
             source = self._sources[information] = _source(information)
         self.socket.sendmsg((data,), source, 0, address[:-1])
 

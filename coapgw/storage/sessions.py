@@ -21,21 +21,27 @@ from coapgw.errors import StorageError
 from coapgw.interfaces import ISessionStore, StoredSession
 
 SCHEMA_VERSION = 1
+RETRY_SECONDS = 5.0
+RETRY_LIMIT = 100_000  # clients with changes that wait for a disk that fails; beyond it they are forgotten
 
 
 @implementer(ISessionStore)
 class SqliteSessionStore:
     """The sessions of one broker.  Raises StorageError from ``__init__`` and ``load``.
 
-    A change that cannot be written is logged and forgotten: the client's session is then older after a restart than it
-    could be, and nothing else suffers.
+    A change that cannot be written is logged, once, and tried again: a persistent subscriber that was told its
+    subscription stands must not be unknown after a restart, its messages gone, because the disk was full for a moment.
+
+    Args:
+        retry_seconds: from one attempt to the next.
     """
 
     log = Logger()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, retry_seconds: float = RETRY_SECONDS) -> None:
         """Open the file at *path*, or make it; start the writer."""
         self._path = path
+        self._retry_seconds = retry_seconds
         try:
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -83,6 +89,11 @@ class SqliteSessionStore:
         """Forget a session; written soon."""
         self._change(client_id, None)
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last attempt to write failed."""
+        return self._failing
+
     def close(self) -> None:
         """Write what waits, and close; blocks until that is done."""
         with self._changed:
@@ -107,9 +118,22 @@ class SqliteSessionStore:
             if not changes:
                 self._database.close()
                 return
-            self._write(changes)
+            if not self._write(changes) and not self._retry(changes):
+                self._database.close()
+                return
 
-    def _write(self, changes: dict[str, StoredSession | None]) -> None:
+    def _retry(self, changes: dict[str, StoredSession | None]) -> bool:
+        """Put *changes* back behind newer ones and wait; return whether there is to be another attempt."""
+        with self._changed:
+            if self._closing:
+                return False
+            if len(changes) < RETRY_LIMIT:
+                self._changes = {**changes, **self._changes}
+            self._changed.wait_for(lambda: self._closing, self._retry_seconds)
+            return True
+
+    def _write(self, changes: dict[str, StoredSession | None]) -> bool:
+        """Write the changes; return whether that worked."""
         database = self._database
         try:
             database.execute("BEGIN IMMEDIATE")
@@ -123,6 +147,7 @@ class SqliteSessionStore:
                     database.executemany("INSERT OR REPLACE INTO subscription VALUES (?, ?, ?)", rows)
             database.execute("COMMIT")
             self._failing = False
+            return True
         except sqlite3.Error as refused:
             if database.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
@@ -130,3 +155,4 @@ class SqliteSessionStore:
             if not self._failing:
                 self.log.error("MQTT sessions cannot be stored: {reason}", reason=str(refused))
             self._failing = True
+            return False

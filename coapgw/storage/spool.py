@@ -31,6 +31,7 @@ WAITING_MESSAGES: Final = 100_000  # appended, but not on disk yet; beyond eithe
 WAITING_BYTES: Final = 64 << 20
 GATHER_SECONDS: Final = 0.001  # from one group to the next: a commit costs the same CPU whatever is in it
 SETTLE_SECONDS: Final = 0.1  # how long deletions wait for a commit to travel with
+CALM_SECONDS: Final = 5.0  # without a failure, then the log says that it works again
 
 Followers: TypeAlias = "list[Callable[[Sequence[Spooled]], None]]"
 
@@ -115,6 +116,8 @@ class Spool:
         self._followers: Followers = []
         self._closed: Deferred[None] | None = None
         self._last_error: str | None = None
+        self._told: set[str] = set()  # errors logged since it last worked for a while
+        self._calm_call: IDelayedCall | None = None
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._writer = Writer(file, self._jobs, reactor.callFromThread, self)
         self._join = (start_writer or _in_thread)(self._writer.run)
@@ -234,17 +237,29 @@ class Spool:
         return (self._bytes + self._waiting_bytes) / self._max_bytes
 
     def _note_health(self, failure: StorageError | None) -> None:
-        """Log when it begins to fail, when it fails differently, and when it works again; not every commit."""
-        error = None if failure is None else str(failure)
-        if failure is not None:
-            self.counters.failed_commits += 1
-        if error == self._last_error:
+        """Log each way it fails once, and once that it works again: a disk that is nearly full does both in turn."""
+        if failure is None:
+            if self._last_error is not None:
+                self._last_error = None
+                if self._closed is None:
+                    self._calm_call = self._reactor.callLater(CALM_SECONDS, self._calm)
             return
-        if error is None:
-            self.log.info("the spool works again")
-        else:
+        self.counters.failed_commits += 1
+        self._last_error = error = str(failure)
+        self._cancel_calm()
+        if error not in self._told:
+            self._told.add(error)
             self.log.error("{error}; devices get 5.03 until it works again", error=error)
-        self._last_error = error
+
+    def _calm(self) -> None:
+        self._calm_call = None
+        self._told.clear()
+        self.log.info("the spool works again")
+
+    def _cancel_calm(self) -> None:
+        if self._calm_call is not None:
+            self._calm_call.cancel()
+            self._calm_call = None
 
     def flush(self) -> Deferred[list[Spooled]]:
         """Bring what was appended to disk; fires when that is done, and answered."""
@@ -258,6 +273,7 @@ class Spool:
             if self._settle_call is not None:
                 self._settle_call.cancel()
                 self._settle_call = None
+            self._cancel_calm()
             self._hand_over()
             self._jobs.put(None)
         return self._closed

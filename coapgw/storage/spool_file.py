@@ -85,7 +85,10 @@ class SpoolFile:
         self.messages: int
         self.bytes: int
         self.reserved: int
-        self.messages, self.bytes, self.reserved = database.execute("SELECT * FROM totals").fetchone()
+        totals = database.execute("SELECT messages, bytes, reserved FROM totals").fetchone()
+        if totals is None:
+            raise StorageError(f"the spool {self._path} is damaged: its totals are missing")
+        self.messages, self.bytes, self.reserved = totals
         self.first_place = self.reserved + 1
 
     def introduced(self) -> set[tuple[str, int]]:
@@ -200,10 +203,13 @@ def spool_status(path: Path) -> SpoolStatus:
         with contextlib.closing(
             sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
         ) as database:
-            messages, size = database.execute("SELECT messages, bytes FROM totals").fetchone()
+            totals = database.execute("SELECT messages, bytes FROM totals").fetchone()
             oldest = database.execute("SELECT received FROM message ORDER BY place LIMIT 1").fetchone()
     except sqlite3.Error as refused:
         raise StorageError(f"the spool {path} cannot be read: {refused}") from None
+    if totals is None:
+        raise StorageError(f"the spool {path} is damaged: its totals are missing")
+    messages, size = totals
     return SpoolStatus(messages, size, oldest[0] if oldest else None)
 
 

@@ -43,11 +43,15 @@ def coapgw(data: Path, *arguments: str) -> str:
 class GatewayProcess:
     """``twistd -n coapgw`` on ports of the system's choice; keeps its ports over a restart."""
 
-    def __init__(self, data: Path, *settings: str, file_bytes: int | None = None) -> None:
-        """*file_bytes* is what no file of the gateway's can grow beyond, as on a full disk."""
+    def __init__(
+        self, data: Path, *settings: str, file_bytes: int | None = None, open_files: int | None = None
+    ) -> None:
+        """Limit, as a full disk and a system do, how large a file may grow and how many may be open."""
         self.data = data
         self.settings = settings
-        self._limit = None if file_bytes is None else ["prlimit", f"--fsize={file_bytes}:"]
+        limits = [f"--fsize={file_bytes}:"] if file_bytes is not None else []
+        limits += [f"--nofile={open_files}:{open_files}"] if open_files is not None else []
+        self._limit = ["prlimit", *limits] if limits else None
         self.ports: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self.log = data.with_suffix(".log")

@@ -6,6 +6,7 @@ import base64
 import json
 import random
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -210,11 +211,33 @@ def test_stopping_answers_what_it_took_and_starts_again_where_it_was(data: Path,
     assert gateway.stop() in (0, -signal.SIGTERM)  # twistd ends by the signal that stopped it
 
 
+@pytest.mark.parametrize("gateway", [("coap.listen=['localhost:0']",)], indirect=True)
+def test_localhost_is_a_place_to_listen_for_coap(gateway: GatewayProcess) -> None:
+    assert _post(gateway, b"x") == 0x44
+
+
+@pytest.mark.parametrize("gateway", [("limits.device_rate=5",)], indirect=True)
+def test_a_limit_that_is_not_kept_is_said_at_start(gateway: GatewayProcess) -> None:
+    until(lambda: "limits.device_rate is not in this version yet" in gateway.log.read_text())
+
+
+def test_more_clients_than_files_are_turned_away_without_a_line_each(data: Path, started: Starter) -> None:
+    gateway = started(GatewayProcess(data, open_files=200))
+    with ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.mqtt)))
+        assert _post(gateway, b"x") == 0x44
+    Subscriber(gateway.mqtt).close()
+    log = gateway.log.read_text()
+    assert "mqtt.embedded.max_connections" in log
+    assert "EMFILE" not in log
+
+
 def test_a_second_gateway_on_the_same_data_is_refused_with_a_sentence(gateway: GatewayProcess) -> None:
     command = [*TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(gateway.data), "--set", "coap.listen=[]"]
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert second.returncode == 1
     assert "another gateway runs on" in second.stderr
-    assert "Traceback" not in second.stderr
+    assert "Traceback" not in second.stderr + second.stdout  # the log goes to stdout
     assert _post(gateway, b"x") == 0x44
     assert (gateway.data / "ports.json").exists()

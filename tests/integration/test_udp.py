@@ -12,7 +12,7 @@ from twisted.internet.epollreactor import EPollReactor
 
 from coapgw.coap.codec import CHANGED, CONTENT, encode_body
 from coapgw.coap.messaging import Exchange, MessageLayer
-from coapgw.net.udp import BATCH, CoapPort
+from coapgw.net.udp import BATCH, SOURCES_REMEMBERED, CoapPort
 from tests.unit.coap_wire import Peers, RecordingSite, datagram
 
 SECONDS = 5.0
@@ -93,6 +93,16 @@ def test_the_answer_leaves_from_the_address_that_was_asked(loop: Loop) -> None:
             client.sendto(datagram(payload=b"hi"), (asked, number))
             assert loop.receive(client)[1] == (asked, number)
     assert len(loop.site.requests) == 3  # one Message ID, but three of our addresses: three endpoints
+
+
+def test_what_is_remembered_of_our_own_addresses_is_bounded(loop: Loop) -> None:
+    port = loop.listen("0.0.0.0")
+    with _client() as client:
+        for number in range(SOURCES_REMEMBERED + 100):
+            asked = f"127.1.{number >> 8}.{number & 0xFF}"
+            client.sendto(b"\x40\x00\x00\x01", (asked, port.number))
+            assert loop.receive(client) == (b"\x70\x00\x00\x01", (asked, port.number))
+    assert port.sources_remembered <= SOURCES_REMEMBERED
 
 
 @pytest.mark.parametrize("host", ["::1", "::"])

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from zope.interface.verify import verifyObject
 
 from coapgw.errors import SpoolFailing, SpoolFull, StorageError
 from coapgw.interfaces import ISpool
 from coapgw.model import Introduction, Outgoing, Spooled
-from coapgw.storage.spool import GATHER_SECONDS, SETTLE_SECONDS, Spool, open_spool
+from coapgw.storage.spool import CALM_SECONDS, GATHER_SECONDS, SETTLE_SECONDS, Spool, open_spool
 from coapgw.storage.spool_file import OVERHEAD_BYTES, RESERVE_PLACES, SpoolFile, runs, spool_status
 
 ICCID = "8988280666000000017"
@@ -284,6 +285,26 @@ def test_a_commit_that_fails_says_so_and_the_next_one_that_works_heals(rig: Rig)
     assert rig.spool.counters.failed_commits == 1
 
 
+def test_a_disk_that_fails_now_and_then_is_logged_once_until_it_is_calm_again(rig: Rig) -> None:
+    rig.append()
+    rig.commit()
+    with capturedLogs() as logged, sqlite3.connect(rig.path, isolation_level=None) as other:
+        for _ in range(5):
+            other.execute("CREATE TRIGGER full BEFORE INSERT ON message BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+            rig.append()
+            rig.commit()
+            assert not rig.spool.is_healthy()
+            other.execute("DROP TRIGGER full")
+            rig.append()
+            rig.commit()
+            assert rig.spool.is_healthy()
+        assert [str(event["log_level"]) for event in logged] == ["<LogLevel=error>"]
+        rig.clock.advance(CALM_SECONDS)
+        assert [str(event["log_level"]) for event in logged] == ["<LogLevel=error>", "<LogLevel=info>"]
+    other.close()
+    assert rig.spool.counters.failed_commits == 5
+
+
 def test_closing_stores_what_was_appended_and_then_refuses(rig: Rig) -> None:
     rig.append(b"last")
     rig.close()
@@ -303,6 +324,17 @@ def test_a_file_that_is_no_spool_is_refused_with_a_sentence(tmp_path: Path, cont
     (tmp_path / "spool.db").write_bytes(content)
     with pytest.raises(StorageError, match=r"spool\.db"):
         SpoolFile(tmp_path / "spool.db")
+
+
+def test_a_spool_without_its_totals_is_refused_with_a_sentence(rig: Rig) -> None:
+    rig.close()
+    with sqlite3.connect(rig.path) as other:
+        other.execute("DELETE FROM totals")
+    other.close()
+    with pytest.raises(StorageError, match="is damaged"):
+        SpoolFile(rig.path)
+    with pytest.raises(StorageError, match="is damaged"):
+        spool_status(rig.path)
 
 
 def test_a_spool_of_a_newer_version_is_refused(rig: Rig) -> None:
