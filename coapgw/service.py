@@ -50,7 +50,9 @@ from coapgw.storage.sessions import SqliteSessionStore
 from coapgw.storage.spool import Spool, open_spool
 
 TICK_SECONDS: Final = 1.0
-OTHER_FILES: Final = 100  # open files beside MQTT clients: databases, sockets, the log, an application's own
+OTHER_FILES: Final = (
+    200  # beside MQTT clients: 100 that Twisted accepts at a time before it closes them, databases, sockets
+)
 PATIENT_BELOW: Final = 0.5  # of the spool: from there on slow subscribers are not waited for
 
 
