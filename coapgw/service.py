@@ -53,7 +53,6 @@ TICK_SECONDS: Final = 1.0
 OTHER_FILES: Final = (
     200  # beside MQTT clients: 100 that Twisted accepts at a time before it closes them, databases, sockets
 )
-PATIENT_BELOW: Final = 0.5  # of the spool: from there on slow subscribers are not waited for
 
 
 def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAPResource] | None = None) -> Gateway:
@@ -172,7 +171,7 @@ class Gateway(MultiService):
         self._closing.append(self._broker_pump.stop)
         self.publisher = Publisher(self.spool, self._reactor, self._published)
         self._closing.append(self.publisher.stop)
-        self.link = EmbeddedLink(self.broker, self.publisher, time.monotonic, self._is_patient)
+        self.link = EmbeddedLink(self.broker, self.publisher, time.monotonic, lambda: self.spool.fill)
         self.link.hold(known_clients, time.monotonic())
 
     def _connections_possible(self, asked: int) -> int:
@@ -276,9 +275,6 @@ class Gateway(MultiService):
 
     def _published(self, place: int) -> None:
         self.uplink.published(place)
-
-    def _is_patient(self) -> bool:
-        return self.spool.fill < PATIENT_BELOW
 
     def _tick(self) -> None:
         """Do what is to be looked at once a second."""

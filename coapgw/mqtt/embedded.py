@@ -1,6 +1,6 @@
 """The link from the publisher to the embedded broker: no socket, and no message dropped for going too fast.
 
-Two things make it more than a function call.
+Three things make it more than a function call.
 
 * After a start the broker has no clients yet, but the spool may be full of what was acknowledged before.  Published at
   once, it would go to nobody.  So the link is not ready until the clients that were there before are back, or
@@ -8,6 +8,9 @@ Two things make it more than a function call.
 * A subscriber that is slower than the spool would have its queue overrun.  So the link is not ready while an online
   subscriber's queue is more than half full and the subscriber is getting on with it; one that acknowledges nothing for
   ``STALLED_SECONDS`` is not waited for, and neither is anyone once the spool is half full.
+* Messages that subscribers owe an acknowledgement stay in the spool, those of absent ones for as long as they are away.
+  Devices come first: in a spool that is three quarters full the oldest of them are let go.  The subscribers still find
+  them in the broker's memory, but not after a restart.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from coapgw.interfaces import IBrokerLink, IDelivery
@@ -24,6 +28,8 @@ from coapgw.mqtt.session import Publication
 
 HOLD_SECONDS: Final = 10.0
 STALLED_SECONDS: Final = 10.0
+PATIENT_BELOW: Final = 0.5  # of the spool
+RELEASE_ABOVE: Final = 0.75  # of the spool
 QOS: Final = 1
 
 
@@ -34,21 +40,25 @@ class EmbeddedLink:
     Args:
         delivery: told how messages fare.
         clock: the broker's ``now``, seconds.
-        patience: whether there is room left to wait for slow subscribers.
+        fill: how full the spool is, 0 to 1.
     """
 
+    log = Logger()
+
     def __init__(
-        self, broker: Broker, delivery: IDelivery, clock: Callable[[], float], patience: Callable[[], bool]
+        self, broker: Broker, delivery: IDelivery, clock: Callable[[], float], fill: Callable[[], float]
     ) -> None:
         """Begin ready; ``hold`` makes it wait."""
         self._broker = broker
         self._delivery = delivery
         self._clock = clock
-        self._patience = patience
+        self._fill = fill
         self._awaited: set[str] = set()
         self._hold_until = 0.0
+        self._owed: dict[Any, None] = {}  # places the broker has, but not every subscriber: oldest first
+        self._is_releasing = False
         self._accepted = delivery.accepted
-        self._settled: Callable[[Any], None] = delivery.settled  # a Publication's place is whatever its publisher says
+        self._settled = delivery.settled
         broker.on_relief = delivery.resume
 
     def hold(self, clients: set[str], now: float) -> None:
@@ -57,9 +67,13 @@ class EmbeddedLink:
         self._hold_until = now + HOLD_SECONDS
 
     def handle_timer(self) -> None:
-        """Look whether waiting is over; called about once a second."""
+        """Look whether waiting is over, and whether the spool needs room; called about once a second."""
         if self.ready():
             self._delivery.resume()
+        if self._fill() < RELEASE_ABOVE:
+            self._is_releasing = False
+        elif self._owed:
+            self._release()
 
     def ready(self) -> bool:
         """Return whether a message may be published now."""
@@ -69,7 +83,7 @@ class EmbeddedLink:
         if not crowded:
             return True
         stalled = self._clock() - STALLED_SECONDS
-        return not self._patience() or all(session.last_progress < stalled for session in crowded)
+        return self._fill() >= PATIENT_BELOW or all(session.last_progress < stalled for session in crowded)
 
     def _is_hold_over(self) -> bool:
         if self._clock() < self._hold_until and not self._broker.has_subscribers(self._awaited):
@@ -80,5 +94,25 @@ class EmbeddedLink:
     def deliver(self, message: Spooled) -> None:
         """Publish a message; the broker of this process always takes it."""
         place = message.place
-        self._broker.publish(Publication(message.topic, message.payload, QOS, settled=self._settled, place=place))
+        self._owed[place] = None
+        self._broker.publish(Publication(message.topic, message.payload, QOS, settled=self._settle, place=place))
         self._accepted(place)
+
+    def _settle(self, place: Any) -> None:
+        """Nobody owes the message at *place* any more; a place that was released is settled already."""
+        if self._owed.pop(place, self) is None:
+            self._settled(place)
+
+    def _release(self) -> None:
+        """Let the older half of what is owed leave the spool."""
+        if not self._is_releasing:
+            self._is_releasing = True
+            self.log.warn(
+                "the spool is {percent} % full of messages that subscribers have not acknowledged; the oldest are kept "
+                "in memory only, and those subscribers lose them if the gateway stops",
+                percent=round(100 * self._fill()),
+            )
+        oldest = [place for place, _ in zip(self._owed, range(len(self._owed) // 2 + 1), strict=False)]
+        for place in oldest:
+            del self._owed[place]
+            self._settled(place)
