@@ -84,6 +84,24 @@ class DeviceNotFound(CoapgwError):
         self.iccid = iccid
 
 
+class KeyRefused(CoapgwError):
+    """A pre-shared key that cannot be one; the *reason* never holds the key."""
+
+    def __init__(self, reason: str) -> None:
+        """Say what is wrong with it."""
+        super().__init__(f"the key: {reason}")
+        self.reason = reason
+
+
+class KeyNotFound(CoapgwError):
+    """A device that has no key yet."""
+
+    def __init__(self, iccid: str) -> None:
+        """Remember the *iccid* that was asked for."""
+        super().__init__(f"device {iccid} has no key yet")
+        self.iccid = iccid
+
+
 class StorageError(CoapgwError):
     """Something that must survive could not be written or read."""
 

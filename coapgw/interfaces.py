@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from coapgw.model import Device, Introduction, Outgoing, Spooled
+from coapgw.model import Credential, Device, DeviceKey, Introduction, KeyFormat, Outgoing, Spooled
 
 Answer: TypeAlias = "Callable[[Exception | None], None]"
 """Told once what became of a message: None, or the error that kept us from keeping our promise."""
@@ -58,6 +58,42 @@ class IDeviceRegistry(Interface):
 
     def import_all(devices: Iterable[Device]) -> int:
         """Add many devices in one transaction, or none of them.  Raises DeviceRefused, DeviceExists."""
+
+
+class IDeviceKeys(Interface):
+    """The durable keys of devices.  Every call may block, like those of IDeviceRegistry.
+
+    All raise StorageError if the database or the file that unseals keys fails.
+    """
+
+    def get(iccid: str) -> DeviceKey:
+        """Return a device's key.  Raises DeviceNotFound, KeyNotFound."""
+
+    def set(iccid: str, written: str, key_format: KeyFormat) -> DeviceKey:
+        """Give a device the key that a person has chosen, as *written* in *key_format*; return it.
+
+        Raises DeviceNotFound, KeyRefused.
+        """
+
+    def rotate(iccid: str) -> DeviceKey:
+        """Give a device a new generated key, whoever chose the old one.  Raises DeviceNotFound."""
+
+    def bootstrap(iccid: str, rotate_after_seconds: int) -> DeviceKey:
+        """Return the key that a device which asks for it gets, stored before this returns.
+
+        None there: one is generated.  One that a person set is returned.  Another one is replaced if the device's last
+        call was *rotate_after_seconds* ago or more.  Every call counts as the last.  Raises DeviceNotFound.
+        """
+
+
+class ICredentials(Interface):
+    """The memory image of active devices' keys, for DTLS."""
+
+    def credential(identity: bytes) -> Credential | None:
+        """Return what the active device with this PSK identity (its ICCID) has to prove; None if there is none."""
+
+    def is_current(iccid: str, serial: int) -> bool:
+        """Return whether the device is active and its key still is the one with this serial."""
 
 
 class ISpool(Interface):
@@ -151,8 +187,10 @@ class ISessionStore(Interface):
 __all__ = [
     "Answer",
     "IBrokerLink",
+    "ICredentials",
     "IDelivery",
     "IDeviceDirectory",
+    "IDeviceKeys",
     "IDeviceRegistry",
     "ISessionStore",
     "ISpool",

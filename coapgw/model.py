@@ -91,6 +91,47 @@ def checked_status(value: str) -> DeviceStatus:
         raise DeviceRefused("status", value, "ACTIVE or INACTIVE") from None
 
 
+class KeyFormat(enum.Enum):
+    """How a person writes a key: the characters themselves, or their bytes in hexadecimal."""
+
+    STRING = "STRING"
+    HEX = "HEX"
+
+
+@attrs.frozen
+class DeviceKey:
+    """A device's pre-shared key, with what is known of it.
+
+    Args:
+        secret: the bytes that DTLS uses.
+        format: how it was written when it was set, and is written when it is shown.
+        by_user: whether a person chose it; such a key is never replaced by a bootstrap.
+        serial: differs between any two keys that a device ever had.
+        created_at: of the device's first key, milliseconds since the epoch.
+        updated_at: of this key, milliseconds since the epoch.
+    """
+
+    iccid: str
+    secret: bytes = attrs.field(repr=False)
+    format: KeyFormat
+    by_user: bool
+    serial: int
+    created_at: int
+    updated_at: int
+
+
+class Credential(NamedTuple):
+    """What a DTLS handshake needs to know of an active device; *serial* is that of its key."""
+
+    iccid: str
+    secret: bytes
+    serial: int
+
+    def __repr__(self) -> str:
+        """Leave the secret out."""
+        return f"Credential(iccid={self.iccid!r}, serial={self.serial})"
+
+
 class Acknowledge(enum.Enum):
     """When a device is told that its message arrived: on disk, with the broker, or here."""
 
