@@ -5,8 +5,9 @@ that is used here.  An ``Engine`` is one Connection over memory: records in, rec
 ``EngineFailed``.
 
 What is switched off, and why: session tickets, session cache and renegotiation, because an association that leaves
-OpenSSL (``association.py``) could not honour them; encrypt-then-MAC (RFC 7366), because with it OpenSSL ends an association at the first
-record whose MAC is wrong, and anybody can send one; compression, as everywhere; DTLS 1.0, because nobody needs it.
+OpenSSL (``association.py``) could not honour them; encrypt-then-MAC (RFC 7366), because with it OpenSSL ends an
+association at the first record whose MAC is wrong, and anybody can send one; compression, as everywhere; DTLS 1.0,
+because nobody needs it.
 """
 
 from __future__ import annotations
