@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Final, TypeAlias
 
 from cryptography.exceptions import InvalidTag
@@ -28,7 +28,7 @@ from coapgw.dtls.records import (
     plain_record,
     sequence_of,
 )
-from coapgw.dtls.suites import EXPLICIT_BYTES, SALT_BYTES, Aead, AeadSuite, KeyBlock
+from coapgw.dtls.suites import EXPLICIT_BYTES, SALT_BYTES, AeadSuite, KeyBlock
 
 EPOCH: Final = 1  # of the one handshake; there is no renegotiation, so there is no other
 WINDOW_BITS: Final = 64  # RFC 6347 section 4.1.2.6: "preferred and SHOULD be employed as the default"
@@ -36,14 +36,18 @@ FLIGHT_REPEATS: Final = 8  # of our last flight: a client's own timer, doubled f
 CACHED_ASSOCIATIONS: Final = 4096  # 1.4 MB of them on CCM suites, 20 MB on GCM
 
 _EPOCH_PLACE: Final = EPOCH << 48
-_WINDOW_MASK: Final = (1 << WINDOW_BITS) - 1
+_WINDOW_FULL: Final = (1 << WINDOW_BITS) - 1
 _SEALED_AT: Final = HEADER_BYTES + EXPLICIT_BYTES
 # What the tag covers beside the plaintext: epoch and sequence number, type, version, length of the plaintext.
-_ADDITIONAL: Final = struct.Struct(">QBHH")
-_HEADER_AND_EXPLICIT: Final = struct.Struct(">BHQHQ")
+_pack_additional: Final = struct.Struct(">QBHH").pack
+_pack_header_and_explicit: Final = struct.Struct(">BHQHQ").pack
+_unpack_header: Final = HEADER.unpack_from
 
-Ciphers: TypeAlias = tuple[Aead, bytes, Aead, bytes]
-"""What opens and its salt, what seals and its salt."""
+Cipher: TypeAlias = Callable[[bytes, bytes, bytes], bytes]
+"""Takes nonce, data and additional data: a bound method of an Aead, as binding one costs time with every record."""
+
+Ciphers: TypeAlias = tuple[Cipher, bytes, Cipher, bytes]
+"""What decrypts and its salt, what encrypts and its salt."""
 
 
 class Refusal(enum.Enum):
@@ -112,7 +116,7 @@ class AeadAssociation:
         "write_sequence",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - a handshake leaves that much
         self,
         address: Hashable,
         iccid: str,
@@ -141,7 +145,7 @@ class AeadAssociation:
         self._flight: _LastFlight | None = None
 
     # What the wire looks like is in the next two methods only.  With Connection IDs (RFC 9146) header and additional
-    # data differ, and the content type is inside: another class with its own two, on the same ``_decrypt`` and ``_next``.
+    # data differ, and the content type is inside: a subclass with its own two, on the same ``_decrypt``.
 
     def open(self, record: bytes) -> bytes | None:
         """Return the plaintext of an authentic record not seen before, of whatever content type (``record[0]``).
@@ -152,11 +156,11 @@ class AeadAssociation:
         overhead = self.suite.overhead
         if not HEADER_BYTES + overhead <= size <= RECORD_LIMIT:
             return None
-        content_type, version, place, length = HEADER.unpack_from(record)
+        content_type, version, place, length = _unpack_header(record)
         sequence = place - _EPOCH_PLACE
         if version != DTLS_1_2 or length != size - HEADER_BYTES or not 0 <= sequence <= LAST_SEQUENCE:
             return None
-        additional = _ADDITIONAL.pack(place, content_type, version, length - overhead)
+        additional = _pack_additional(place, content_type, version, length - overhead)
         plaintext = self._decrypt(sequence, record[HEADER_BYTES:_SEALED_AT], record[_SEALED_AT:], additional)
         if self._flight is not None and content_type == APPLICATION_DATA and plaintext is not None:
             self._flight = None  # the client speaks, so it has our Finished
@@ -172,18 +176,22 @@ class AeadAssociation:
         size = len(plaintext)
         if size > PLAINTEXT_LIMIT:
             raise PlaintextTooLarge(size, PLAINTEXT_LIMIT)
-        place = _EPOCH_PLACE + self._next_sequence()
-        additional = _ADDITIONAL.pack(place, content_type, DTLS_1_2, size)
-        _, _, writer, salt = self._ciphers or self._cache.provide(self)
-        sealed = writer.encrypt(salt + additional[:EXPLICIT_BYTES], plaintext, additional)
+        sequence = self.write_sequence
+        if sequence > LAST_SEQUENCE:
+            raise SequenceExhausted("no sequence number is left: the association needs a new handshake")
+        self.write_sequence = sequence + 1  # first, so that whatever happens it is used up
+        place = _EPOCH_PLACE + sequence
+        additional = _pack_additional(place, content_type, DTLS_1_2, size)
+        _, _, encrypt, salt = self._ciphers or self._cache.provide(self)
+        sealed = encrypt(salt + additional[:EXPLICIT_BYTES], plaintext, additional)
         length = EXPLICIT_BYTES + len(sealed)
-        return _HEADER_AND_EXPLICIT.pack(content_type, DTLS_1_2, place, length, place) + sealed
+        return _pack_header_and_explicit(content_type, DTLS_1_2, place, length, place) + sealed
 
     def refusal(self, record: bytes) -> Refusal:
         """Say why ``open`` has just returned None for *record*."""
         if not HEADER_BYTES + self.suite.overhead <= len(record) <= RECORD_LIMIT:
             return Refusal.MALFORMED
-        _, version, place, length = HEADER.unpack_from(record)
+        _, version, place, length = _unpack_header(record)
         if version != DTLS_1_2 or length != len(record) - HEADER_BYTES or place >> 48 != EPOCH:
             return Refusal.MALFORMED
         return Refusal.REPLAYED if self._was_seen(place - _EPOCH_PLACE) else Refusal.FORGED
@@ -232,9 +240,9 @@ class AeadAssociation:
         salts = 2 * size + SALT_BYTES
         client_salt, server_salt = keys[salts - SALT_BYTES : salts], keys[salts : salts + SALT_BYTES]
         if self.client:
-            ciphers = from_server, server_salt, from_client, client_salt
+            ciphers = from_server.decrypt, server_salt, from_client.encrypt, client_salt
         else:
-            ciphers = from_client, client_salt, from_server, server_salt
+            ciphers = from_client.decrypt, client_salt, from_server.encrypt, server_salt
         self._ciphers = ciphers
         return ciphers
 
@@ -247,15 +255,16 @@ class AeadAssociation:
         newest = self._newest
         if sequence <= newest and (newest - sequence >= WINDOW_BITS or self._window >> newest - sequence & 1):
             return None
-        reader, salt, _, _ = self._ciphers or self._cache.provide(self)
+        decrypt, salt, _, _ = self._ciphers or self._cache.provide(self)
         try:
-            plaintext = reader.decrypt(salt + explicit, sealed, additional)
+            plaintext = decrypt(salt + explicit, sealed, additional)
         except InvalidTag:
             self.failures += 1
             return None
         if sequence > newest:
             ahead = sequence - newest
-            self._window = (self._window << ahead & _WINDOW_MASK | 1) if ahead < WINDOW_BITS else 1
+            if ahead != 1 or self._window != _WINDOW_FULL:  # nothing was lost lately: the window stays as it is
+                self._window = (self._window << ahead & _WINDOW_FULL | 1) if ahead < WINDOW_BITS else 1
             self._newest = sequence
         else:
             self._window |= 1 << newest - sequence
@@ -265,14 +274,6 @@ class AeadAssociation:
         """Return whether a record with this number was opened, or is older than the window."""
         behind = self._newest - sequence
         return behind >= 0 and (behind >= WINDOW_BITS or bool(self._window >> behind & 1))
-
-    def _next_sequence(self) -> int:
-        """Return a sequence number that is used up with that."""
-        sequence = self.write_sequence
-        if sequence > LAST_SEQUENCE:
-            raise SequenceExhausted("no sequence number is left, the association needs a new handshake")
-        self.write_sequence = sequence + 1
-        return sequence
 
 
 class _LastFlight:

@@ -17,7 +17,7 @@ EXPLICIT_BYTES: Final = 8  # the part that precedes the ciphertext in every reco
 RANDOM_BYTES: Final = 32
 MASTER_SECRET_BYTES: Final = 48
 
-# How many records one key may protect, and how many forgeries may be tried on it: RFC 9147 section 4.5.3 and appendix B.
+# How many records a key may protect, and how many forgeries be tried on it: RFC 9147 section 4.5.3 and appendix B.
 _GCM_SEALED: Final = 23_726_566  # 2^24.5 full records
 _GCM_FORGERIES: Final = 2**36
 _CCM_SEALED: Final = 2**23
