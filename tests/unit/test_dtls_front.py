@@ -240,6 +240,24 @@ def test_the_longest_idle_goes_when_there_are_too_many() -> None:
     assert len(server.table) == 3
 
 
+def test_associations_that_stay_with_openssl_are_limited_by_themselves() -> None:
+    server = Server(AssociationLimits(connections=2))
+    clients = several(server, 4)
+    kept = [Client(server, client.address, identity=client.identity, suites=(CBC,)) for client in clients[:2]]
+    for client in (*kept, clients[2]):
+        server.now += 1
+        client.connect()
+    kept[0].send(b"still alive")
+    server.now += 1
+    third = Client(server, clients[3].address, identity=clients[3].identity, suites=(CBC,))
+    ((request, _),) = server.receive(third.first_flight()[0], third.address)
+    ((hello_done, _),) = server.receive(third.take(request)[0], third.address)
+    for datagram in third.take(hello_done):
+        server.receive(datagram, third.address)
+    assert [one.address for one in server.forgotten] == [kept[1].address]
+    assert len(server.table) == 3
+
+
 def test_a_device_has_so_many_associations_at_most() -> None:
     server = Server(AssociationLimits(per_device=2))
     clients = [Client(server, ("192.0.2.1", port)) for port in (1, 2, 3)]
