@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Callable, Hashable
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 
@@ -56,6 +56,19 @@ class Refusal(enum.Enum):
     MALFORMED = "malformed"  # its header is not that of a record for an association
     REPLAYED = "replayed"  # seen before, or so old that one cannot tell
     FORGED = "forged"  # not authentic
+
+
+class AssociationState(NamedTuple):
+    """All that an association is, without what it belongs to."""
+
+    suite: AeadSuite
+    keys: KeyBlock
+    client: bool
+    write_sequence: int
+    skipped: int
+    newest: int
+    window: int
+    failures: int
 
 
 class CipherCache:
@@ -232,6 +245,32 @@ class AeadAssociation:
         if not flight.repeats_left:
             self._flight = None
         return [change, finished]
+
+    def state(self) -> AssociationState:
+        """Return what ``resume`` makes another one of.  This one must not seal any more."""
+        return AssociationState(
+            self.suite,
+            self._keys,
+            self.client,
+            self.write_sequence,
+            self.skipped,
+            self._newest,
+            self._window,
+            self.failures,
+        )
+
+    @classmethod
+    def resume(
+        cls, address: Hashable, iccid: str, serial: int, state: AssociationState, ciphers: CipherCache
+    ) -> AeadAssociation:
+        """Go on from a *state*; its last flight is not in there."""
+        suite, keys, client, write_sequence, skipped, newest, window, failures = state
+        association = cls(address, iccid, serial, suite, keys, write_sequence, ciphers, client)
+        association.skipped = skipped
+        association.failures = failures
+        association._newest = newest
+        association._window = window
+        return association
 
     def make_ciphers(self) -> Ciphers:
         """Make the ciphers and keep them until ``drop_ciphers``.  For the CipherCache."""
