@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Final, NamedTuple, TypeAlias
 
 from cryptography.exceptions import InvalidTag
@@ -25,6 +25,7 @@ from coapgw.dtls.records import (
     LAST_SEQUENCE,
     PLAINTEXT_LIMIT,
     RECORD_LIMIT,
+    epoch_of,
     plain_record,
     sequence_of,
 )
@@ -107,6 +108,7 @@ class AeadAssociation:
         write_sequence: the first number of epoch 1 that was not used yet.
         ciphers: shared by all associations.
         client: whether we are the client; else we are the server.
+        newest: the highest number of epoch 1 that was read already; 0 is the peer's Finished, which OpenSSL has read.
 
     ``last_heard`` is the caller's: the time of the last record that it took for a sign of life.
     """
@@ -139,8 +141,9 @@ class AeadAssociation:
         write_sequence: int,
         ciphers: CipherCache,
         client: bool = False,
+        newest: int = 0,
     ) -> None:
-        """Begin with the peer's Finished opened, and nothing else."""
+        """Begin with *newest* and whatever is older than it seen, or never to be seen."""
         self.address = address
         self.iccid = iccid
         self.serial = serial
@@ -153,8 +156,8 @@ class AeadAssociation:
         self._keys = keys
         self._cache = ciphers
         self._ciphers: Ciphers | None = None
-        self._newest = 0  # was the peer's Finished, which OpenSSL has read
-        self._window = 1  # bit 0 is the newest, bit 1 the one before
+        self._newest = newest
+        self._window = _WINDOW_FULL  # bit 0 is the newest, bit 1 the one before
         self._flight: _LastFlight | None = None
 
     # What the wire looks like is in the next two methods only.  With Connection IDs (RFC 9146) header and additional
@@ -230,6 +233,20 @@ class AeadAssociation:
         """
         self._flight = _LastFlight(epoch0_next_sequence, finished)
 
+    def keep_sent_flight(self, records: Iterable[bytes]) -> None:
+        """Be ready to repeat the flight that OpenSSL has sent as *records*; what is no last flight is not kept."""
+        epoch0_next_sequence = 0
+        for record in records:
+            if epoch_of(record) == 0:
+                epoch0_next_sequence = sequence_of(record) + 1
+            elif record[0] == HANDSHAKE:
+                mirror = AeadAssociation(
+                    None, "", 0, self.suite, self._keys, 0, CipherCache(1), not self.client, newest=-1
+                )
+                finished = mirror.open(record)
+                if finished is not None:
+                    self.keep_flight(epoch0_next_sequence, finished)
+
     def repeat_flight(self) -> list[bytes] | None:
         """Return the last flight as new records, for a client that repeats its Finished: RFC 6347 section 4.2.4.
 
@@ -265,10 +282,9 @@ class AeadAssociation:
     ) -> AeadAssociation:
         """Go on from a *state*; its last flight is not in there."""
         suite, keys, client, write_sequence, skipped, newest, window, failures = state
-        association = cls(address, iccid, serial, suite, keys, write_sequence, ciphers, client)
+        association = cls(address, iccid, serial, suite, keys, write_sequence, ciphers, client, newest)
         association.skipped = skipped
         association.failures = failures
-        association._newest = newest
         association._window = window
         return association
 
