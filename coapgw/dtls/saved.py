@@ -29,7 +29,7 @@ SKIP_BITS: Final = 32  # sequence numbers left out at random: two restores of on
 _MAGIC: Final = b"coapgw DTLS\0"
 _VERSION: Final = 1
 _HEADER: Final = struct.Struct(">12sH8sQ")  # magic, version, which key, milliseconds since the epoch
-_CHUNK: Final = struct.Struct(">I?")  # bytes that follow, whether it is the last
+_CHUNK: Final = struct.Struct(">IB")  # bytes that follow, 1 if it is the last
 _CHUNK_ASSOCIATIONS: Final = 1024  # some 200 kB
 # Suite, client, write sequence, skipped, newest, window, failures, milliseconds idle, parts.
 _FIXED: Final = struct.Struct(">H?QQQQQQB")
@@ -72,10 +72,10 @@ def save_in_chunks(associations: Iterable[Located], now: float, saved_at_ms: int
     yield header
     waiting = iter(associations)
     number = 0
-    last = False
+    last = 0
     while not last:
         entries = [_entry(located, now) for located in islice(waiting, _CHUNK_ASSOCIATIONS)]
-        last = len(entries) < _CHUNK_ASSOCIATIONS
+        last = int(len(entries) < _CHUNK_ASSOCIATIONS)
         sealed = cipher.encrypt(_nonce(number), b"".join(entries), _additional(header, last))
         yield _CHUNK.pack(len(sealed), last) + sealed
         number += 1
@@ -140,8 +140,7 @@ def _checked_header(saved: bytes, now_ms: int, max_age_ms: int, aead_key: bytes)
 
 def _chunks(saved: memoryview, header: bytes, cipher: AESGCM) -> Iterator[bytes]:
     """Yield the chunks opened, up to and with the last.  Raises InvalidTag, struct.error, ValueError."""
-    at = number = 0
-    last = False
+    at = number = last = 0
     while not last:
         size, last = _CHUNK.unpack_from(saved, at)
         at += _CHUNK.size
@@ -229,7 +228,7 @@ def _nonce(chunk: int) -> bytes:
     return chunk.to_bytes(12, "big")
 
 
-def _additional(header: bytes, last: bool) -> bytes:
+def _additional(header: bytes, last: int) -> bytes:
     return header + bytes((last,))
 
 
