@@ -90,7 +90,14 @@ class Bench:
             figures = [spread([run[name] for run in runs]) for name in ("per_cpu_second", "req_per_s")]
             delays = [spread([run[name] / 1000 for run in runs], digits=1) for name in ("p50_us", "p99_us")]
             rows.append([f"`{suite}`", *figures, *delays, str(missing)])
-        head = ["500 associations, one CON each outstanding", "per CPU second", "per second", "p50 ms", "p99 ms", "missing"]
+        head = [
+            "500 associations, one CON each outstanding",
+            "per CPU second",
+            "per second",
+            "p50 ms",
+            "p99 ms",
+            "missing",
+        ]
         return ["### Messages over DTLS", "", *table(head, rows)]
 
     def handshakes(self) -> list[str]:
@@ -129,7 +136,17 @@ class Bench:
                 data = ("data", "-n", "100", "-w", "1", "-t", self._seconds, "-r", "2000")
                 running = None
                 if storm:
-                    flood = ["handshake", "-n", "64", "--first", "100", "-I", "500", "-t", str(float(self._seconds) + 4)]
+                    flood = [
+                        "handshake",
+                        "-n",
+                        "64",
+                        "--first",
+                        "100",
+                        "-I",
+                        "500",
+                        "-t",
+                        str(float(self._seconds) + 4),
+                    ]
                     command = [COAPSLOAD, "-p", str(server.coaps_port), "-k", KEY, "--json", *flood]
                     running = subprocess.Popen(pinned(self._load_core, command), stdout=subprocess.PIPE, text=True)
                 run = load(self._load_core, server, *data)
@@ -138,7 +155,15 @@ class Bench:
                     begun = f"{json.loads(running.communicate()[0])['handshakes_per_s']:,.0f}"
                 delays = [f"{run[name] / 1000:.1f}" for name in ("p50_us", "p99_us", "max_us")]
                 rows.append([title, f"{run['req_per_s']:,.0f}", *delays, str(run["lost"]), begun])
-        head = ["2,000 messages a second of 100 associations", "per second", "p50 ms", "p99 ms", "max ms", "lost", "handshakes/s"]
+        head = [
+            "2,000 messages a second of 100 associations",
+            "per second",
+            "p50 ms",
+            "p99 ms",
+            "max ms",
+            "lost",
+            "handshakes/s",
+        ]
         return ["", "### Beside a storm of handshakes", "", "With the default limits.", "", *table(head, rows)]
 
 
@@ -165,7 +190,10 @@ def main() -> None:
         lines += parts[name]()
     if bench.loops:
         loops = spread([1000 * seconds for seconds in bench.loops], " ms")
-        lines += ["", f"Noise of the machine: a fixed Python loop took {loops}; median of all: {1000 * median(bench.loops):.0f} ms."]
+        lines += [
+            "",
+            f"Noise of the machine: a fixed Python loop took {loops}; median of all: {1000 * median(bench.loops):.0f} ms.",
+        ]
     text = "\n".join(lines) + "\n"
     print(text)
     if options.write:

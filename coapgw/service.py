@@ -249,9 +249,7 @@ class Gateway(MultiService):
         self._secure_limits = attrs.evolve(self._limits, endpoints=endpoints)
 
     def _secure_layer(self, wake: Callable[[], None]) -> SecureLayer:
-        messages = MessageLayer(
-            self._site, self._secure_peers, SystemRandom(), limits=self._secure_limits, wake=wake
-        )
+        messages = MessageLayer(self._site, self._secure_peers, SystemRandom(), limits=self._secure_limits, wake=wake)
         front = Front(
             *(self.associations, self._admission, self._dtls.engine, self._cookies, self._ciphers),
             deliver=messages.receive_datagram,

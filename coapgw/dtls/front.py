@@ -339,15 +339,12 @@ def _association_of(handshake: Handshake, ciphers: CipherCache) -> Association |
     if suite is None:
         return ConnectionAssociation(engine, handshake.address, credential.iccid, credential.serial)
     keys = derive_keys(suite, *engine.secrets())
-    ours = [record for record in handshake.flight if epoch_of(record)]
+    sealed = [sequence_of(record) for record in handshake.flight if epoch_of(record)]
     association = AeadAssociation(
         *(handshake.address, credential.iccid, credential.serial, suite, keys),
-        write_sequence=1 + max((sequence_of(record) for record in ours), default=0),
+        write_sequence=1 + max(sealed, default=0),
         ciphers=ciphers,
+        newest=0 if handshake.finished is None else sequence_of(handshake.finished),
     )
-    if handshake.finished is not None:
-        association.open(handshake.finished)  # so that it is known as seen, whatever its number
-    for record in ours:
-        plain = [sequence_of(other) for other in handshake.flight if not epoch_of(other)]
-        association.keep_flight(1 + max(plain, default=0), association.unseal(record))
+    association.keep_sent_flight(handshake.flight)
     return association
