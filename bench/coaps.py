@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from report import BLOCK_COAPS, spread, table, write_block
@@ -190,10 +189,7 @@ def main() -> None:
         lines += parts[name]()
     if bench.loops:
         loops = spread([1000 * seconds for seconds in bench.loops], " ms")
-        lines += [
-            "",
-            f"Noise of the machine: a fixed Python loop took {loops}; median of all: {1000 * median(bench.loops):.0f} ms.",
-        ]
+        lines += ["", f"Noise of the machine: a fixed Python loop took {loops}."]
     text = "\n".join(lines) + "\n"
     print(text)
     if options.write:

@@ -118,6 +118,7 @@ class AeadAssociation:
         "_ciphers",
         "_flight",
         "_keys",
+        "_last_sequence",
         "_newest",
         "_window",
         "address",
@@ -153,6 +154,7 @@ class AeadAssociation:
         self.write_sequence = write_sequence
         self.skipped = 0  # sequence numbers before the next that were never used
         self.failures = 0  # records that were not authentic
+        self._last_sequence = min(write_sequence + suite.sealed_limit - 1, LAST_SEQUENCE)  # of application data
         self._keys = keys
         self._cache = ciphers
         self._ciphers: Ciphers | None = None
@@ -187,14 +189,14 @@ class AeadAssociation:
 
         Raises:
             PlaintextTooLarge: over 2^14 bytes.
-            SequenceExhausted: there is no next one.
+            SequenceExhausted: the keys have protected as much data as they should, or there is no next one.
         """
         size = len(plaintext)
         if size > PLAINTEXT_LIMIT:
             raise PlaintextTooLarge(size, PLAINTEXT_LIMIT)
         sequence = self.write_sequence
-        if sequence > LAST_SEQUENCE:
-            raise SequenceExhausted("no sequence number is left: the association needs a new handshake")
+        if sequence > self._last_sequence and (content_type == APPLICATION_DATA or sequence > LAST_SEQUENCE):
+            raise SequenceExhausted("the keys protect no more data: the association needs a new handshake")
         self.write_sequence = sequence + 1  # first, so that whatever happens it is used up
         place = _EPOCH_PLACE + sequence
         additional = _pack_additional(place, content_type, DTLS_1_2, size)
@@ -284,6 +286,7 @@ class AeadAssociation:
         suite, keys, client, write_sequence, skipped, newest, window, failures = state
         association = cls(address, iccid, serial, suite, keys, write_sequence, ciphers, client, newest)
         association.skipped = skipped
+        association._last_sequence = min(skipped + suite.sealed_limit - 1, LAST_SEQUENCE)
         association.failures = failures
         association._window = window
         return association

@@ -141,6 +141,8 @@ class Front:
         if plaintext is None:
             if not self._continue_handshake(record, address, now):
                 self.counters.refused += 1
+            if association.is_worn():
+                self._wear_out(association)
             return
         association.last_heard = now
         self._heard(association)
@@ -271,6 +273,11 @@ class Front:
             self._wake()
         self._forgotten(association)
 
+    def _wear_out(self, association: Association) -> None:
+        """End an association whose keys were used, or tried on, often enough: the device makes new ones."""
+        self.counters.worn += 1
+        self._table.close(association, notify=True)
+
     def restore(self, association: Association) -> None:
         """Take in an association that went on from before a restart."""
         self._by_address[association.address] = association
@@ -289,6 +296,8 @@ class Front:
                 append((current.seal(APPLICATION_DATA, data), address))
             except (DtlsError, EngineFailed):
                 self.counters.unsealed += 1
+                if current.is_worn():
+                    self._wear_out(current)
 
     def _send_sealed(self, content_type: int, plaintext: bytes, association: Association) -> None:
         try:

@@ -37,6 +37,9 @@ class Association(Protocol):
     def seal(self, content_type: int, plaintext: bytes) -> bytes:
         """Return a record."""
 
+    def is_worn(self) -> bool:
+        """Return whether it is time for new keys."""
+
     def repeat_flight(self) -> list[bytes] | None:
         """Return the last flight of the handshake anew, for a client that lost it."""
 

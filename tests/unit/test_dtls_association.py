@@ -48,8 +48,9 @@ def peers(suite: AeadSuite = CCM8, cache: CipherCache | None = None) -> tuple[Ae
 
 
 def sealed(client: AeadAssociation, sequence: int, plaintext: bytes = b"data") -> bytes:
-    client.write_sequence = sequence
-    return client.seal(APPLICATION_DATA, plaintext)
+    """Return the record that *client* would seal if the numbers before *sequence* had been left out."""
+    state = client.state()._replace(write_sequence=sequence, skipped=sequence)
+    return AeadAssociation.resume(None, "", 0, state, CipherCache(1)).seal(APPLICATION_DATA, plaintext)
 
 
 def without_failures(association: AeadAssociation) -> AssociationState:
@@ -333,6 +334,17 @@ def test_worn_keys_are_told() -> None:
     assert not server.is_worn()
     server.failures = CCM8.forgery_limit
     assert server.is_worn()
+
+
+def test_worn_keys_protect_no_more_data_but_a_farewell() -> None:
+    _, client = peers()
+    state = client.state()._replace(write_sequence=CCM8.sealed_limit + 4, skipped=5)
+    worn = AeadAssociation.resume(None, "", 0, state, CipherCache(1))
+    worn.seal(APPLICATION_DATA, b"the last")
+    with pytest.raises(SequenceExhausted):
+        worn.seal(APPLICATION_DATA, b"one more")
+    assert worn.is_worn()
+    assert worn.seal(ALERT, b"\1\0")
 
 
 # The last flight.

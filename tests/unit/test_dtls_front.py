@@ -292,6 +292,20 @@ def test_an_idle_association_is_closed_in_time() -> None:
     assert server.front.next_timer() is None
 
 
+def test_an_association_with_worn_keys_ends() -> None:
+    server = Server()
+    client = Client(server).connect()
+    (association,) = server.table.all()
+    assert isinstance(association, AeadAssociation)
+    association.failures = association.suite.forgery_limit
+    record = client.engine.seal(b"x")
+    ((notice, _),) = server.receive(record[:-1] + bytes((record[-1] ^ 1,)))
+    client.take(notice)
+    assert client.is_closed
+    assert server.counters.worn == 1
+    assert len(server.table) == 0
+
+
 def test_half_open_peers_are_limited_and_silent_ones_make_room() -> None:
     server = Server(handshakes=HandshakeLimits(half_open=4, per_second=0))
     clients = several(server, 6)
