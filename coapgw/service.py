@@ -38,6 +38,7 @@ from coapgw.dtls.association import CipherCache
 from coapgw.dtls.front import Front
 from coapgw.dtls.hello import Cookies
 from coapgw.dtls.openssl import ServerContext
+from coapgw.dtls.saved import Located
 from coapgw.dtls.table import AssociationLimits, AssociationTable
 from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
@@ -52,6 +53,7 @@ from coapgw.mqtt.publisher import Publisher
 from coapgw.net.dtls import SecureLayer
 from coapgw.net.mqtt import BrokerPump, MqttServerFactory
 from coapgw.net.udp import CoapPort, Layer
+from coapgw.storage.associations import take_associations, write_associations
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
@@ -243,6 +245,7 @@ class Gateway(MultiService):
         self.directory.subscribe(self.associations.devices_changed)
         self._admission = Admission(HandshakeLimits(coaps.max_handshakes, coaps.handshakes_per_second), counters)
         self._dtls = ServerContext(self.credentials.credential, coaps.mtu)
+        self._fronts: list[Front] = []
         self._cookies, self._ciphers = Cookies(os.urandom), CipherCache()
         self._secure_peers = DevicesByAssociation(self.directory)
         endpoints = max(self._limits.endpoints, coaps.max_associations)
@@ -257,7 +260,36 @@ class Gateway(MultiService):
             mtu=self.config.coaps.mtu,
             wake=wake,
         )
+        self._fronts.append(front)
         return SecureLayer(front, messages)
+
+    def _restore_associations(self) -> None:
+        """Go on with the associations of before a planned restart, those whose devices and sockets are still here."""
+        if not self._fronts:
+            return
+        fronts = dict(zip(map(str, self.config.coaps.listen), self._fronts, strict=True))
+        try:
+            saved = take_associations(self._data, time.monotonic(), _now_ms(), self._ciphers)
+        except StorageError as lost:
+            self.log.warn("devices need new handshakes: {reason}", reason=str(lost))
+            return
+        for listener, association in saved:
+            if listener in fronts and self.credentials.is_current(association.iccid, association.serial):
+                fronts[listener].restore(association)
+        if saved:
+            restored = self.associations.counters.restored
+            self.log.info("{restored} of {saved} DTLS associations go on", restored=restored, saved=len(saved))
+
+    def _save_associations(self) -> None:
+        """Save what can go on after a planned restart; nothing is sealed for it any more."""
+        labelled = zip(map(str, self.config.coaps.listen), self._fronts, strict=True)
+        located = [Located(listener, one) for listener, front in labelled for one in front.release()]
+        if not located:
+            return
+        try:
+            write_associations(self._data, located, time.monotonic(), _now_ms())
+        except StorageError as failed:
+            self.log.error("devices will need new handshakes: {reason}", reason=str(failed))
 
     def _listen(self) -> None:
         """Bind every socket: MQTT first, so that nothing is acknowledged before there is a way out."""
@@ -265,6 +297,7 @@ class Gateway(MultiService):
         self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
         self.coap_ports = [self._listen_udp(address, self._layer) for address in config.coap.listen]
         self.coaps_ports = [self._listen_udp(address, self._secure_layer) for address in config.coaps.listen]
+        self._restore_associations()
         self.publisher.start(self.link)
         ticking = LoopingCall(self._tick)
         ticking.clock = reactor
@@ -334,6 +367,9 @@ class Gateway(MultiService):
             yield self.spool.close()
             for port in self.coap_ports + self.coaps_ports:
                 port.flush()
+            self._save_associations()
+            for port in self.coaps_ports:
+                port.flush()  # the farewells to those that cannot go on
         yield maybeDeferred(super().stopService)
         yield self._close()
 

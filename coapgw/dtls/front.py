@@ -284,6 +284,21 @@ class Front:
         self._table.add(association, self)
         self.counters.restored += 1
 
+    def release(self) -> list[AeadAssociation]:
+        """Let go of everybody, for a planned stop; return those that can go on later, the longest idle first.
+
+        The peers of the others are told that it is over.
+        """
+        for handshake in list(self._handshakes.values()):
+            self._end(handshake)
+        released: list[AeadAssociation] = []
+        for association in sorted(self._by_address.values(), key=lambda one: one.last_heard):
+            can_go_on = isinstance(association, AeadAssociation) and not association.is_worn()
+            self._table.close(association, notify=not can_go_on)
+            if can_go_on and isinstance(association, AeadAssociation):
+                released.append(association)
+        return released
+
     def seal(self, datagrams: Iterable[tuple[bytes, Hashable]]) -> None:
         """Take what the message layer has to send: (bytes, association); what ended meanwhile is dropped."""
         by_address, append = self._by_address, self._outbox.append

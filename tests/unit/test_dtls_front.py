@@ -292,6 +292,27 @@ def test_an_idle_association_is_closed_in_time() -> None:
     assert server.front.next_timer() is None
 
 
+def test_a_planned_restart_goes_on_with_aead_associations_and_takes_leave_of_others() -> None:
+    server = Server()
+    clients = several(server, 2)
+    aead = clients[0].connect()
+    cbc = Client(server, clients[1].address, identity=clients[1].identity, suites=(CBC,)).connect()
+    released = server.front.release()
+    assert [one.address for one in released] == [aead.address]
+    assert len(server.table) == 0
+    ((farewell, address),) = server.front.datagrams_to_send()
+    assert address == cbc.address
+    cbc.take(farewell)
+    assert cbc.is_closed
+    after = Server()
+    after.keys = server.keys
+    after.front.restore(released[0])
+    aead.server = after
+    aead.send(b"as if nothing had happened")
+    assert aead.received == [b"echo as if nothing had happened"]
+    assert after.counters.restored == 1
+
+
 def test_an_association_with_worn_keys_ends() -> None:
     server = Server()
     client = Client(server).connect()
