@@ -54,9 +54,11 @@ from coapgw.net.dtls import SecureLayer
 from coapgw.net.mqtt import BrokerPump, MqttServerFactory
 from coapgw.net.udp import CoapPort, Layer
 from coapgw.storage.associations import take_associations, write_associations
+from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
+from coapgw.storage.sealing import open_seal
 from coapgw.storage.sessions import SqliteSessionStore
 from coapgw.storage.spool import Spool, open_spool
 
@@ -159,6 +161,7 @@ class Gateway(MultiService):
         registry = open_registry(config.registry.url, self._data)
         self._closing.append(registry.close)
         self.directory = DeviceDirectory(DeviceRegistry(registry, _now_ms).changes_since)
+        self.credentials = DeviceCredentials(self.directory, open_seal(self._data, registry))
         self.directory.load()
         self.directory.follow(self._reactor).setServiceParent(self)
         self.sessions = SqliteSessionStore(self._data / "broker.db")

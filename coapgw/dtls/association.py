@@ -34,7 +34,7 @@ from coapgw.dtls.suites import EXPLICIT_BYTES, SALT_BYTES, AeadSuite, KeyBlock
 EPOCH: Final = 1  # of the one handshake; there is no renegotiation, so there is no other
 WINDOW_BITS: Final = 64  # RFC 6347 section 4.1.2.6: "preferred and SHOULD be employed as the default"
 FLIGHT_REPEATS: Final = 8  # of our last flight: a client's own timer, doubled from 1 s to 60 s, gives up sooner
-CACHED_ASSOCIATIONS: Final = 4096  # 1.4 MB of them on CCM suites, 20 MB on GCM
+CACHED_ASSOCIATIONS: Final = 4096  # 7 MB with CCM suites, 20 MB with GCM
 
 _EPOCH_PLACE: Final = EPOCH << 48
 _WINDOW_FULL: Final = (1 << WINDOW_BITS) - 1
@@ -75,7 +75,8 @@ class AssociationState(NamedTuple):
 class CipherCache:
     """Lets the *limit* associations that last needed new ciphers keep them; the oldest loses its own first.
 
-    In the order they were made, not used: so a hit costs nothing.
+    In the order they were made, not used: so a hit costs nothing, and a miss 1.3 µs (CCM8).  Associations that nobody
+    else knows any more stay until their turn comes.
     """
 
     __slots__ = ("_at", "_ring")
