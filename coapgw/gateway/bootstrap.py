@@ -61,6 +61,7 @@ class Bootstrap:
     Args:
         keys: blocks, and is called where *call_in_thread* has it; one call at a time for a device.
         coaps_port: the number of the port that a derived URL names.
+        learn: given every key, after it was told: whoever has it may use it now.
     """
 
     _log = Logger()
@@ -72,6 +73,7 @@ class Bootstrap:
         settings: BootstrapSettings,
         coaps_port: Callable[[], int],
         *,
+        learn: Callable[[DeviceKey], object] = lambda _: None,
         counters: BootstrapCounters | None = None,
     ) -> None:
         """Ask *keys*."""
@@ -79,6 +81,7 @@ class Bootstrap:
         self._call_in_thread = call_in_thread
         self._settings = settings
         self._coaps_port = coaps_port
+        self._learn = learn
         self.counters = counters or BootstrapCounters()
         self._asking: dict[str, list[tuple[str, Told]]] = {}
         self._failing = False
@@ -143,6 +146,7 @@ class Bootstrap:
         for url, told in self._asking.pop(key.iccid):
             self.counters.answered += 1
             told(f"{key.iccid},{key.written},{url}".encode("ascii"))
+        self._learn(key)
 
     def _refused(self, iccid: str, failure: Failure) -> None:
         error: Exception

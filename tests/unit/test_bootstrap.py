@@ -339,3 +339,22 @@ def test_every_call_is_told_once(steps: list[int | str]) -> None:
             thread.failing = StorageError("x") if step == "fail" else None
             thread.finish()
     assert sorted(told) == list(range(1, asked + 1))
+
+
+def test_key_is_learned_after_it_was_told(make: Make) -> None:
+    gateway = make()
+    happened: list[object] = []
+    bootstrap = Bootstrap(
+        gateway.keys,
+        gateway.thread.call,
+        BootstrapSettings(),
+        lambda: 5684,
+        learn=lambda key: happened.append(key.iccid),
+    )
+    bootstrap.ask(Device(ICCID), DEVICE[0], "10.0.0.9", lambda told: happened.append(type(told)))
+    gateway.thread.finish()
+    assert happened == [bytes, ICCID]
+    gateway.thread.failing = StorageError("x")
+    bootstrap.ask(Device(ICCID), DEVICE[0], "10.0.0.9", happened.append)
+    gateway.thread.finish()
+    assert happened[2:] == [gateway.thread.failing]
