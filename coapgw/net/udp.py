@@ -12,9 +12,9 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet import udp
 from twisted.internet.error import CannotListenError
@@ -23,7 +23,6 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from coapgw.coap.endpoints import Address
-from coapgw.coap.messaging import MessageLayer
 from coapgw.metrics import SocketCounters
 
 BATCH: Final = 128  # datagrams a turn of the reactor: about two milliseconds, then timers and MQTT have theirs
@@ -38,6 +37,22 @@ _IN6_PKTINFO: Final = struct.Struct("=16sI")  # address, interface index: RFC 35
 _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h: beyond net.core.rmem_max, for root
 
 _Ancillary = tuple[tuple[int, int, bytes], ...]
+
+
+class DatagramMachine(Protocol):
+    """What can be pumped: a message layer, or one with DTLS around it."""
+
+    def receive_datagram(self, data: bytes, address: Address, now: float, /) -> None:
+        """Take a datagram."""
+
+    def datagrams_to_send(self, now: float, /) -> Iterable[tuple[bytes, Address]]:
+        """Return what is to be sent."""
+
+    def next_timer(self) -> float | None:
+        """Return when ``handle_timer`` is due, None if nothing can become due."""
+
+    def handle_timer(self, now: float, /) -> None:
+        """Do what is due."""
 
 
 class CoapPort(udp.Port):
@@ -60,7 +75,7 @@ class CoapPort(udp.Port):
         self,
         port: int,
         host: str,
-        make_layer: Callable[[Callable[[], None]], MessageLayer],
+        make_layer: Callable[[Callable[[], None]], DatagramMachine],
         reactor: Any,  # IReactorFDSet and IReactorTime, which Twisted has no common type for
         *,
         receive_buffer: int = 4 << 20,
@@ -150,8 +165,9 @@ class CoapPort(udp.Port):
                     self.counters.pump_errors += 1
                     if self.counters.pump_errors <= FAILURES_LOGGED:
                         self.log.failure("a datagram caused an error of ours; it was dropped")
-        except OSError:
+        except OSError as error:
             self.counters.receive_failed += 1  # e.g. a late ICMP error of an answer; the socket goes on
+            self.socket_failed(error)
         finally:
             self._reading = False
         self.flush()
@@ -192,9 +208,13 @@ class CoapPort(udp.Port):
                 send(data, address)
             except BlockingIOError:
                 self.counters.send_blocked += 1
-            except OSError:
+            except OSError as error:
                 self.counters.send_failed += 1
+                self.socket_failed(error)
         self._set_timer(now)
+
+    def socket_failed(self, error: OSError) -> None:
+        """Do nothing more than count: a server goes on.  For those who talk to one peer only."""
 
     def _send_with_information(self, data: bytes, address: Any) -> None:
         """Send from the address that was asked, and leave the interface to the routing table."""
