@@ -474,6 +474,12 @@ class MessageLayer:
             endpoint.handler = None
         return endpoint
 
+    def forget(self, address: Address) -> None:
+        """Let go of the endpoint at an address that will not be used again; what is under way with it has no answer."""
+        endpoint = self._endpoints.pop(address, None)
+        if endpoint is not None:
+            self._outgoing.abandon(endpoint)
+
     @property
     def endpoints(self) -> int:
         """How many endpoints are known."""

@@ -18,7 +18,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from random import SystemRandom
 from typing import Any, Final
 
@@ -37,9 +37,9 @@ from coapgw.coap.parameters import TransmissionParameters
 from coapgw.coap.site import Branch, ResourceSite
 from coapgw.coap.url import Target
 from coapgw.dtls.client import HANDSHAKE_SECONDS, PLAINTEXT_LIMIT, DtlsClient
-from coapgw.dtls.openssl import SUITES, ClientContext
+from coapgw.dtls.openssl import SUITES, ClientContext, EngineFailed
 from coapgw.errors import CoapgwError, PeerError
-from coapgw.net.udp import CoapPort, DatagramMachine
+from coapgw.net.udp import CoapPort, Layer
 
 UDP_LIMIT: Final = 65_507  # bytes of payload that an IPv4 datagram holds
 OVERHEAD_LIMIT: Final = 1_280  # bytes left for header, token and options beside the payload
@@ -129,7 +129,7 @@ class CoapClient:
         watch: Watch | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Wait for ``connect``.  Raises EngineFailed for suites that OpenSSL does not have."""
+        """Wait for ``connect``.  Raises RequestRefused for suites that OpenSSL does not have."""
         if target.is_secure != (psk is not None):
             raise ValueError("a pre-shared key goes with coaps, and only with coaps")
         self.target = target
@@ -141,7 +141,7 @@ class CoapClient:
         self._monotonic = monotonic
         self._began = monotonic()
         self._mtu = psk.mtu if psk is not None else 0
-        self._context = ClientContext(psk.identity, psk.secret, psk.suites, psk.mtu) if psk is not None else None
+        self._context = _context(psk) if psk is not None else None
         self._layer: MessageLayer
         self._dtls: DtlsClient | None = None
         self._port: _ClientPort | None = None
@@ -274,7 +274,7 @@ class CoapClient:
             self._port.stopListening()
             raise NotReached(f"{self.address} cannot be reached: {_words(error)}") from None
 
-    def _make_machine(self, wake: Callable[[], None]) -> DatagramMachine:
+    def _make_machine(self, wake: Callable[[], None]) -> Layer:
         self._layer = MessageLayer(
             ResourceSite(Branch()), _Nobody(), SystemRandom(), parameters=self._parameters, wake=wake
         )
@@ -292,7 +292,7 @@ class CoapClient:
         )
         return self._watched(self._dtls, is_sealed=True)
 
-    def _watched(self, machine: DatagramMachine, is_sealed: bool) -> DatagramMachine:
+    def _watched(self, machine: Layer, is_sealed: bool) -> Layer:
         if self._watch is None:
             return machine
         watch, began = self._watch, self._began
@@ -328,7 +328,7 @@ class _ClientPort(CoapPort):
         self,
         peer: SocketAddress,
         bind: str,
-        make_machine: Callable[[Callable[[], None]], DatagramMachine],
+        make_machine: Callable[[Callable[[], None]], Layer],
         reactor: Any,
         failed: Callable[[OSError], None],
     ) -> None:
@@ -356,7 +356,7 @@ class _ClientPort(CoapPort):
 class _Watched:
     """A machine whose datagrams are shown on their way."""
 
-    def __init__(self, machine: DatagramMachine, see: Callable[[bytes, bool, float], None]) -> None:
+    def __init__(self, machine: Layer, see: Callable[[bytes, bool, float], None]) -> None:
         self._machine = machine
         self._see = see
         self.next_timer = machine.next_timer
@@ -366,7 +366,7 @@ class _Watched:
         self._see(data, False, now)
         self._machine.receive_datagram(data, address, now)
 
-    def datagrams_to_send(self, now: float, /) -> Iterable[tuple[bytes, Address]]:
+    def datagrams_to_send(self, now: float, /) -> list[tuple[bytes, Address]]:
         out = list(self._machine.datagrams_to_send(now))
         for data, _ in out:
             self._see(data, True, now)
@@ -398,6 +398,13 @@ class _Addresses:
 
     def resolutionComplete(self) -> None:
         self.complete.callback(self._found)
+
+
+def _context(psk: PreSharedKey) -> ClientContext:
+    try:
+        return ClientContext(psk.identity, psk.secret, psk.suites, psk.mtu)
+    except EngineFailed as failed:
+        raise RequestRefused(f"OpenSSL does not have these suites: {failed.reason}") from None
 
 
 def _socket_address(address: object, port: int) -> SocketAddress:

@@ -1,4 +1,4 @@
-"""The pump between a UDP socket and a CoAP message layer.
+"""The pump between a UDP socket and what answers its datagrams.
 
 Twisted's ``udp.Port`` reads until it has so many *bytes*, so that a flood of tiny datagrams starves everything
 else; it cuts datagrams at 8192 bytes, forgets which of our addresses was asked, and raises where sending blocks.
@@ -12,7 +12,7 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -39,24 +39,24 @@ _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h: beyond net.core.rmem_max, f
 _Ancillary = tuple[tuple[int, int, bytes], ...]
 
 
-class DatagramMachine(Protocol):
-    """What can be pumped: a message layer, or one with DTLS around it."""
+class Layer(Protocol):
+    """What a socket's pump drives: a message layer, or a DTLS front with one behind it; *now* in seconds."""
 
     def receive_datagram(self, data: bytes, address: Address, now: float, /) -> None:
         """Take a datagram."""
 
-    def datagrams_to_send(self, now: float, /) -> Iterable[tuple[bytes, Address]]:
+    def datagrams_to_send(self, now: float, /) -> list[tuple[bytes, Address]]:
         """Return what is to be sent."""
 
     def next_timer(self) -> float | None:
-        """Return when ``handle_timer`` is due, None if nothing can become due."""
+        """Return when ``handle_timer`` is to be called."""
 
     def handle_timer(self, now: float, /) -> None:
         """Do what is due."""
 
 
 class CoapPort(udp.Port):
-    """A UDP socket whose datagrams go to a message layer.
+    """A UDP socket whose datagrams go to a layer.
 
     On a wildcard address an endpoint's address is the peer's with the packet information appended (which of our
     addresses it talks to, on which interface); otherwise it is what ``recvfrom`` says.
@@ -75,7 +75,7 @@ class CoapPort(udp.Port):
         self,
         port: int,
         host: str,
-        make_layer: Callable[[Callable[[], None]], DatagramMachine],
+        make_layer: Callable[[Callable[[], None]], Layer],
         reactor: Any,  # IReactorFDSet and IReactorTime, which Twisted has no common type for
         *,
         receive_buffer: int = 4 << 20,
