@@ -13,6 +13,7 @@ from typing import Final
 from coapgw import __version__
 from coapgw.cli import config as config_verbs
 from coapgw.cli import device as device_verbs
+from coapgw.cli import send as send_verb
 from coapgw.cli import spool as spool_verbs
 from coapgw.cli.output import Output
 from coapgw.config import load
@@ -91,6 +92,8 @@ def make_parser() -> argparse.ArgumentParser:
             name, help=about, description=about.capitalize() + ".", parents=[leaf], allow_abbrev=False
         )
         verbs.add_verbs(room, leaf)
+    about = "Send a CoAP request, over UDP or DTLS, and show the answer."
+    send_verb.add_verb(rooms.add_parser("send", help=about, description=about, parents=[leaf], allow_abbrev=False))
     return parser
 
 

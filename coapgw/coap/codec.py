@@ -44,6 +44,7 @@ URI_PATH: Final = 11
 CONTENT_FORMAT: Final = 12
 MAX_AGE: Final = 14
 URI_QUERY: Final = 15
+ACCEPT: Final = 17
 PROXY_URI: Final = 35
 PROXY_SCHEME: Final = 39
 SIZE1: Final = 60

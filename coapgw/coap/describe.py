@@ -115,7 +115,7 @@ def option_value(number: int, value: bytes) -> str:
 def printable_text(data: bytes) -> str | None:
     """Return *data* as text if it is UTF-8 that can be printed without moving the cursor or worse, else None."""
     try:
-        text = data.decode()
+        text = data.decode().replace("\r\n", "\n")
     except UnicodeDecodeError:
         return None
     return text if all(character.isprintable() or character in "\t\n" for character in text) else None

@@ -26,6 +26,7 @@ _PARTS: Final = re.compile(
 )  # RFC 3986 appendix B
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]*))?")
 _PERCENT: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_USER: Final = re.compile(r"//.*@", re.DOTALL)
 _BROKEN_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -33,8 +34,8 @@ class UrlRefused(CoapgwError):
     """Text that is no CoAP URL, or one that no request can carry."""
 
     def __init__(self, url: str, reason: str) -> None:
-        """Say what is wrong with *url*."""
-        super().__init__(f"{url!r}: {reason}")
+        """Say what is wrong with *url*; what stands where web URLs have a password is not repeated."""
+        super().__init__(f"{_USER.sub('//…@', url)!r}: {reason}")
         self.url = url
         self.reason = reason
 
