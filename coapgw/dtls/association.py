@@ -233,6 +233,16 @@ class AeadAssociation:
             self._flight = None
         return [change, finished]
 
+    def unseal(self, record: bytes) -> bytes:
+        """Return the plaintext of a record that our own side has sealed.  Raises InvalidTag."""
+        content_type, version, place, length = _unpack_header(record)
+        additional = _pack_additional(place, content_type, version, length - self.suite.overhead)
+        size = self.suite.key_bytes
+        key_at, salt_at = (0, 2 * size) if self.client else (size, 2 * size + SALT_BYTES)
+        aead = self.suite.aead(self._keys[key_at : key_at + size])
+        nonce = self._keys[salt_at : salt_at + SALT_BYTES] + record[HEADER_BYTES:_SEALED_AT]
+        return aead.decrypt(nonce, record[_SEALED_AT:], additional)
+
     def make_ciphers(self) -> Ciphers:
         """Make the ciphers and keep them until ``drop_ciphers``.  For the CipherCache."""
         keys, size, aead = self._keys, self.suite.key_bytes, self.suite.aead

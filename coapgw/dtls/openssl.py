@@ -188,6 +188,7 @@ class _Asking:
 
     engine: Engine | None = None
     problem: BaseException | None = None
+    callback: Any = None  # here, because it has to live as long as any engine
 
     def note(self, kind: object, problem: BaseException, trace: object) -> None:
         """Remember what a callback raised; it must not go through OpenSSL, and nobody reads stderr."""
@@ -207,7 +208,7 @@ class ServerContext:
         self._credential_of = credential_of
         self._mtu = mtu
         self._asking = _Asking()
-        self._callback = ffi.callback(
+        self._asking.callback = ffi.callback(
             "unsigned int(SSL*, const char*, unsigned char*, unsigned int)", self._give_key, 0, self._asking.note
         )
         self._any = self._context(suites)
@@ -229,7 +230,7 @@ class ServerContext:
     def _context(self, suites: tuple[str, ...]) -> SSL.Context:
         context = _context(SSL.DTLS_SERVER_METHOD, suites)
         context.set_cookie_verify_callback(_cookie_was_verified)
-        lib.SSL_CTX_set_psk_server_callback(context._context, self._callback)
+        lib.SSL_CTX_set_psk_server_callback(context._context, self._asking.callback)
         return context
 
     def _give_key(self, ssl: Any, identity: Any, room: Any, limit: int) -> int:
@@ -262,7 +263,7 @@ class ClientContext:
         self._secret = secret
         self._mtu = mtu
         self._asking = _Asking()
-        self._callback = ffi.callback(
+        self._asking.callback = ffi.callback(
             "unsigned int(SSL*, const char*, char*, unsigned int, unsigned char*, unsigned int)",
             *(self._give_key, 0, self._asking.note),
         )
@@ -270,7 +271,7 @@ class ClientContext:
             self._context = _context(SSL.DTLS_CLIENT_METHOD, suites)
         except SSL.Error as error:
             raise EngineFailed(_reason(error)) from None
-        lib.SSL_CTX_set_psk_client_callback(self._context._context, self._callback)
+        lib.SSL_CTX_set_psk_client_callback(self._context._context, self._asking.callback)
 
     def engine(self) -> Engine:
         """Return an engine in client role."""
