@@ -8,7 +8,7 @@ from collections.abc import Generator
 from typing import Any, Final
 
 import attrs
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.python.failure import Failure
 
 from coapgw.cli.output import Json, Output
@@ -62,14 +62,21 @@ def converse(order: Order, output: Output) -> int:
 
     def begin() -> None:
         done = Conversation(order, output, reactor).run()
+        reactor.addSystemEventTrigger("before", "shutdown", done.cancel)  # SIGINT, unless it is done already
         done.addCallbacks(statuses.append, failures.append)
-        done.addBoth(lambda _: reactor.stop() if reactor.running else None)
+        done.addBoth(lambda _: reactor.callLater(0, _stop, reactor))
 
     reactor.callWhenRunning(begin)
     reactor.run()
     for failure in failures:
-        failure.raiseException()
+        if failure.check(CancelledError) is None:
+            failure.raiseException()
     return statuses[0] if statuses else EXIT_INTERRUPTED
+
+
+def _stop(reactor: Any) -> None:
+    if reactor.running:
+        reactor.stop()
 
 
 class Conversation:

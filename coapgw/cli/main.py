@@ -65,7 +65,7 @@ def _run(asked: argparse.Namespace, output: Output) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser; the namespace it makes has ``run(asked, config, output)``, or ``run_alone(asked, output)``."""
-    leaf = argparse.ArgumentParser(add_help=False)
+    leaf = send_verb.MixedParser(add_help=False)
     leaf.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer with one JSON value")
     parser = argparse.ArgumentParser(
         prog="coapgw", description="Look after a CoAP gateway, whether it runs or not.", allow_abbrev=False
@@ -82,7 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="override a key of the configuration; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="answer with one JSON value")
-    rooms = parser.add_subparsers(metavar="WHAT", required=True)
+    rooms = parser.add_subparsers(metavar="WHAT", required=True, parser_class=send_verb.MixedParser)
     for name, verbs, about in (
         ("device", device_verbs, "the list of devices"),
         ("spool", spool_verbs, "messages on their way to MQTT"),

@@ -16,8 +16,26 @@ METHODS: Final = ("get", "post", "put", "delete")
 KEY_VARIABLE: Final = "COAPGW_KEY"
 
 
-def add_verb(parser: argparse.ArgumentParser) -> None:
+class MixedParser(argparse.ArgumentParser):
+    """A parser that, if it *mixes*, lets options stand between positional arguments: ``send URL --non PAYLOAD``."""
+
+    mixes = False
+    _is_mixing = False
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # overloaded there
+        """Parse as argparse does, or as it does when asked to intermix, which calls back here."""
+        if not self.mixes or self._is_mixing:
+            return super().parse_known_args(args, namespace)
+        self._is_mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_mixing = False
+
+
+def add_verb(parser: MixedParser) -> None:
     """Make *parser* that of ``coapgw send``."""
+    parser.mixes = True
     parser.add_argument(
         "url",
         metavar="URL",

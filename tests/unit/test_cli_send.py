@@ -50,6 +50,12 @@ def test_the_method_follows_the_payload(words: tuple[str, ...], method: int, pay
     assert (meant.method, meant.payload) == (method, payload)
 
 
+def test_options_may_stand_between_the_url_and_the_payload() -> None:
+    meant = order("--repeat", "2", PLAIN, "--non", "text", "-v")
+    assert (meant.payload, meant.confirmable, meant.repeat, meant.show) == (b"text", False, 2, 1)
+    assert order("-v", PLAIN, "--", "-text").payload == b"-text"
+
+
 def test_a_payload_comes_from_a_file_or_from_stdin(tmp_path: Path) -> None:
     (tmp_path / "payload").write_bytes(b"\x00from a file")
     assert order(PLAIN, "--file", str(tmp_path / "payload")).payload == b"\x00from a file"
