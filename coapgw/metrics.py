@@ -64,6 +64,7 @@ class DtlsCounters:
     evicted: int = 0  # associations that ended because there were too many
     idle: int = 0  # associations that ended because they were idle for too long
     revoked: int = 0  # associations that ended because their device or its key changed
+    worn: int = 0  # associations that ended because their keys had protected, or been tried on, enough records
     restored: int = 0  # associations that went on after a planned restart
 
 

@@ -28,7 +28,11 @@ class SavedRefused(DtlsError):
 
 
 class SavedDamaged(SavedRefused):
-    """Saved associations that are cut, were changed, or were sealed with another key: one cannot tell which."""
+    """Saved associations that are cut, or not as they were saved."""
+
+
+class SavedWithAnotherKey(SavedRefused):
+    """Saved associations that were sealed with another key."""
 
 
 class SavedByAnother(SavedRefused):

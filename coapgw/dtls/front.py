@@ -141,6 +141,8 @@ class Front:
         if plaintext is None:
             if not self._continue_handshake(record, address, now):
                 self.counters.refused += 1
+            if association.is_worn():
+                self._wear_out(association)
             return
         association.last_heard = now
         self._heard(association)
@@ -271,11 +273,31 @@ class Front:
             self._wake()
         self._forgotten(association)
 
+    def _wear_out(self, association: Association) -> None:
+        """End an association whose keys were used, or tried on, often enough: the device makes new ones."""
+        self.counters.worn += 1
+        self._table.close(association, notify=True)
+
     def restore(self, association: Association) -> None:
         """Take in an association that went on from before a restart."""
         self._by_address[association.address] = association
         self._table.add(association, self)
         self.counters.restored += 1
+
+    def release(self) -> list[AeadAssociation]:
+        """Let go of everybody, for a planned stop; return those that can go on later, the longest idle first.
+
+        The peers of the others are told that it is over.
+        """
+        for handshake in list(self._handshakes.values()):
+            self._end(handshake)
+        released: list[AeadAssociation] = []
+        for association in sorted(self._by_address.values(), key=lambda one: one.last_heard):
+            can_go_on = isinstance(association, AeadAssociation) and not association.is_worn()
+            self._table.close(association, notify=not can_go_on)
+            if can_go_on and isinstance(association, AeadAssociation):
+                released.append(association)
+        return released
 
     def seal(self, datagrams: Iterable[tuple[bytes, Hashable]]) -> None:
         """Take what the message layer has to send: (bytes, association); what ended meanwhile is dropped."""
@@ -289,6 +311,8 @@ class Front:
                 append((current.seal(APPLICATION_DATA, data), address))
             except (DtlsError, EngineFailed):
                 self.counters.unsealed += 1
+                if current.is_worn():
+                    self._wear_out(current)
 
     def _send_sealed(self, content_type: int, plaintext: bytes, association: Association) -> None:
         try:
@@ -339,15 +363,12 @@ def _association_of(handshake: Handshake, ciphers: CipherCache) -> Association |
     if suite is None:
         return ConnectionAssociation(engine, handshake.address, credential.iccid, credential.serial)
     keys = derive_keys(suite, *engine.secrets())
-    ours = [record for record in handshake.flight if epoch_of(record)]
+    sealed = [sequence_of(record) for record in handshake.flight if epoch_of(record)]
     association = AeadAssociation(
         *(handshake.address, credential.iccid, credential.serial, suite, keys),
-        write_sequence=1 + max((sequence_of(record) for record in ours), default=0),
+        write_sequence=1 + max(sealed, default=0),
         ciphers=ciphers,
+        newest=0 if handshake.finished is None else sequence_of(handshake.finished),
     )
-    if handshake.finished is not None:
-        association.open(handshake.finished)  # so that it is known as seen, whatever its number
-    for record in ours:
-        plain = [sequence_of(other) for other in handshake.flight if not epoch_of(other)]
-        association.keep_flight(1 + max(plain, default=0), association.unseal(record))
+    association.keep_sent_flight(handshake.flight)
     return association

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
+from itertools import islice
 from typing import Final, Protocol
 
 import attrs
 
+from coapgw.dtls.connection import ConnectionAssociation
 from coapgw.metrics import DtlsCounters
 
+CANDIDATES: Final = 64  # of the oldest connections the idlest goes: nobody waits while ten thousand are looked at
 PER_DEVICE: Final = 4  # a device has one; a new port after a NAT forgot the old one makes another, reboots more
 
 
@@ -34,6 +37,9 @@ class Association(Protocol):
     def seal(self, content_type: int, plaintext: bytes) -> bytes:
         """Return a record."""
 
+    def is_worn(self) -> bool:
+        """Return whether it is time for new keys."""
+
     def repeat_flight(self) -> list[bytes] | None:
         """Return the last flight of the handshake anew, for a client that lost it."""
 
@@ -51,11 +57,13 @@ class AssociationLimits:
 
     Args:
         associations: of all devices.
+        connections: of these, such as stay with OpenSSL: they cost a hundred times as much.
         per_device: of one device; a further one ends the one that was heard least recently.
         idle_seconds: without an authentic record.
     """
 
     associations: int = 200_000
+    connections: int = 10_000
     per_device: int = PER_DEVICE
     idle_seconds: float = 604_800.0
 
@@ -79,6 +87,7 @@ class AssociationTable:
         self.counters = counters or DtlsCounters()
         self._owners: OrderedDict[Association, Owner] = OrderedDict()
         self._of_device: dict[str, tuple[Association, ...]] = {}
+        self._connections: dict[Association, None] = {}  # the oldest first
         self.heard = self._owners.move_to_end
         """Called with an association that sent an authentic record."""
 
@@ -95,6 +104,11 @@ class AssociationTable:
         if len(self._owners) >= self._limits.associations:
             self.close(next(iter(self._owners)), notify=True)
             self.counters.evicted += 1
+        if isinstance(association, ConnectionAssociation):
+            if len(self._connections) >= self._limits.connections:
+                self.close(min(islice(self._connections, CANDIDATES), key=_last_heard), notify=True)
+                self.counters.evicted += 1
+            self._connections[association] = None
         self._owners[association] = owner
         self._of_device[association.iccid] = (*self._of_device.get(association.iccid, ()), association)
 
@@ -102,6 +116,7 @@ class AssociationTable:
         """Forget an association; return who served it, None if it was not there."""
         owner = self._owners.pop(association, None)
         if owner is not None:
+            self._connections.pop(association, None)
             left = tuple(other for other in self._of_device[association.iccid] if other is not association)
             if left:
                 self._of_device[association.iccid] = left

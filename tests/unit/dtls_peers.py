@@ -89,6 +89,7 @@ class Client:
     ) -> None:
         self.server = server
         self.address = address
+        self.identity = identity
         self.engine = ClientContext(identity.encode(), secret, tuple(suites)).engine()
         self.received: list[bytes] = []
         self.is_closed = False

@@ -240,6 +240,24 @@ def test_the_longest_idle_goes_when_there_are_too_many() -> None:
     assert len(server.table) == 3
 
 
+def test_associations_that_stay_with_openssl_are_limited_by_themselves() -> None:
+    server = Server(AssociationLimits(connections=2))
+    clients = several(server, 4)
+    kept = [Client(server, client.address, identity=client.identity, suites=(CBC,)) for client in clients[:2]]
+    for client in (*kept, clients[2]):
+        server.now += 1
+        client.connect()
+    kept[0].send(b"still alive")
+    server.now += 1
+    third = Client(server, clients[3].address, identity=clients[3].identity, suites=(CBC,))
+    ((request, _),) = server.receive(third.first_flight()[0], third.address)
+    ((hello_done, _),) = server.receive(third.take(request)[0], third.address)
+    for datagram in third.take(hello_done):
+        server.receive(datagram, third.address)
+    assert [one.address for one in server.forgotten] == [kept[1].address]
+    assert len(server.table) == 3
+
+
 def test_a_device_has_so_many_associations_at_most() -> None:
     server = Server(AssociationLimits(per_device=2))
     clients = [Client(server, ("192.0.2.1", port)) for port in (1, 2, 3)]
@@ -272,6 +290,41 @@ def test_an_idle_association_is_closed_in_time() -> None:
     assert len(server.table) == 0
     assert server.counters.idle == 1
     assert server.front.next_timer() is None
+
+
+def test_a_planned_restart_goes_on_with_aead_associations_and_takes_leave_of_others() -> None:
+    server = Server()
+    clients = several(server, 2)
+    aead = clients[0].connect()
+    cbc = Client(server, clients[1].address, identity=clients[1].identity, suites=(CBC,)).connect()
+    released = server.front.release()
+    assert [one.address for one in released] == [aead.address]
+    assert len(server.table) == 0
+    ((farewell, address),) = server.front.datagrams_to_send()
+    assert address == cbc.address
+    cbc.take(farewell)
+    assert cbc.is_closed
+    after = Server()
+    after.keys = server.keys
+    after.front.restore(released[0])
+    aead.server = after
+    aead.send(b"as if nothing had happened")
+    assert aead.received == [b"echo as if nothing had happened"]
+    assert after.counters.restored == 1
+
+
+def test_an_association_with_worn_keys_ends() -> None:
+    server = Server()
+    client = Client(server).connect()
+    (association,) = server.table.all()
+    assert isinstance(association, AeadAssociation)
+    association.failures = association.suite.forgery_limit
+    record = client.engine.seal(b"x")
+    ((notice, _),) = server.receive(record[:-1] + bytes((record[-1] ^ 1,)))
+    client.take(notice)
+    assert client.is_closed
+    assert server.counters.worn == 1
+    assert len(server.table) == 0
 
 
 def test_half_open_peers_are_limited_and_silent_ones_make_room() -> None:
