@@ -107,7 +107,7 @@ def option_value(number: int, value: bytes) -> str:
         return f"{block >> 4}/{'more' if block & 8 else 'last'}/{16 << (block & 7)}"
     if number in _TEXTS:
         text = printable_text(value)
-        if text is not None and "\n" not in text:
+        if text and "\n" not in text:
             return _shortened(text)
     return _shortened(f"0x{value.hex()}" if value else "empty")
 
