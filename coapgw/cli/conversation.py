@@ -7,13 +7,12 @@ import sys
 from collections.abc import Generator
 from typing import Any, Final
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.python.failure import Failure
 
 from coapgw.cli.output import Json, Output
 from coapgw.cli.send_order import Order
-from coapgw.coap.codec import CONTENT, GET, Options
+from coapgw.coap.codec import Options
 from coapgw.coap.describe import (
     code_text,
     describe_datagram,
@@ -23,10 +22,10 @@ from coapgw.coap.describe import (
     printable_text,
 )
 from coapgw.coap.parameters import TransmissionParameters
-from coapgw.coap.url import Target, UrlRefused, parse_url, resolve_url
+from coapgw.coap.url import Target, resolve_url
 from coapgw.dtls.describe import describe_records
 from coapgw.dtls.openssl import SUITES
-from coapgw.errors import PeerError
+from coapgw.net.bootstrap import Bootstrapped, bootstrap
 from coapgw.net.client import Answer, CoapClient, NoAnswer, PreSharedKey, Sighting
 
 EXIT_OK: Final = 0
@@ -37,19 +36,6 @@ SHOW_BYTES: Final = 2
 
 _BLOCK2: Final = 23
 _MORE: Final = 0x08  # in a block option: RFC 7959 section 2.2
-
-
-class BootstrapRefused(PeerError):
-    """No identity and key came of it."""
-
-
-@attrs.frozen
-class Bootstrapped:
-    """What ``/bootstrap`` says: ``iccid,psk,coaps-url``."""
-
-    identity: bytes
-    secret: bytes = attrs.field(repr=False)
-    gateway: Target
 
 
 def converse(order: Order, output: Output) -> int:
@@ -120,20 +106,9 @@ class Conversation:
     @inlineCallbacks
     def _bootstrap(self, target: Target) -> Generator[Deferred[Any], Any, Bootstrapped]:
         """Ask for identity, key and gateway.  Fails with BootstrapRefused, NotReached, NoAnswer."""
-        client = self._client(target, None, is_secret=True)
-        try:
-            yield client.connect()
-            answer: Answer = yield client.request(GET, target.options, timeout=self._order.timeout)
-        finally:
-            yield client.close()
-        code, payload = answer.response.code, answer.response.payload
-        if code != CONTENT:
-            said = printable_text(payload) if payload else None
-            raise BootstrapRefused(f"the bootstrap answered {code_text(code)}" + (f": {said}" if said else ""))
-        found = parse_bootstrap(payload)
-        self._watch_line(
-            f"         bootstrapped: identity {found.identity.decode('utf-8', 'replace')}, gateway {found.gateway}"
-        )
+        found: Bootstrapped = yield bootstrap(self._client(target, None, is_secret=True), self._order.timeout)
+        identity = found.identity.decode("utf-8", "backslashreplace")
+        self._watch_line(f"         bootstrapped: identity {identity}, gateway {found.gateway}")
         return found
 
     @inlineCallbacks
@@ -213,22 +188,6 @@ class Conversation:
     def _watch_line(self, line: str) -> None:
         if self._order.show:
             print(line, file=sys.stderr, flush=True)
-
-
-def parse_bootstrap(payload: bytes) -> Bootstrapped:
-    """Take ``iccid,psk,coaps-url`` apart.
-
-    Raises BootstrapRefused, whose sentence does not hold the answer: there may be a key in it.
-    """
-    identity, comma, rest = payload.strip().partition(b",")
-    secret, second_comma, url = rest.rpartition(b",")  # a key that a person chose may have commas
-    if not (identity and comma and secret and second_comma):
-        raise BootstrapRefused("the bootstrap answered something else than iccid,psk,coaps-url")
-    try:
-        gateway = parse_url(url.decode())
-    except (UnicodeDecodeError, UrlRefused):
-        raise BootstrapRefused("the third field of the bootstrap's answer is no CoAP URL") from None
-    return Bootstrapped(identity, secret, gateway)
 
 
 def answer_lines(answer: Answer) -> list[str]:

@@ -15,9 +15,9 @@ from coapgw.coap.codec import ACCEPT, CONTENT_FORMAT, DELETE, GET, POST, PUT, Op
 from coapgw.coap.describe import parse_option
 from coapgw.coap.url import Target, parse_url, resolve_url
 from coapgw.dtls.openssl import SUITES
+from coapgw.net.bootstrap import BOOTSTRAP_PATH
 
 METHODS: Final = {"get": GET, "post": POST, "put": PUT, "delete": DELETE}
-BOOTSTRAP_PATH: Final = "/bootstrap"
 IDENTITY_LIMIT: Final = 127  # bytes; what OpenSSL and others take
 KEY_LIMIT: Final = 256  # bytes; the longest key a device can be given
 

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from coapgw.cli.conversation import (
-    BootstrapRefused,
     answer_json,
     answer_lines,
     is_first_block,
-    parse_bootstrap,
     sighting_lines,
 )
 from coapgw.cli.main import main, make_parser
@@ -21,6 +19,7 @@ from coapgw.cli.send_order import Order, UsageMistake, understand
 from coapgw.coap.codec import DELETE, GET, POST, PUT
 from coapgw.coap.outgoing import Response
 from coapgw.coap.url import UrlRefused, parse_url
+from coapgw.net.bootstrap import BootstrapRefused, parse_bootstrap
 from coapgw.net.client import Answer, Sighting
 
 PLAIN = "coap://127.0.0.1/"
