@@ -104,7 +104,7 @@ Watch = Callable[[Sighting], None]
 
 
 class CoapClient:
-    """Requests to one server.
+    """Requests to one server, connected once; a closed port or the end of the association ends the client.
 
     Args:
         reactor: the reactor; names are resolved by it.
@@ -170,6 +170,8 @@ class CoapClient:
         Fails with NotReached, HandshakeFailed.
         """
         addresses = yield self._resolve()
+        if self._end is not None:
+            raise self._end  # closed while the name was looked up
         self._open(addresses)
         if self._dtls is None:
             return
@@ -200,6 +202,8 @@ class CoapClient:
         """
         if self._end is not None:
             return fail(self._end)
+        if self._port is None:
+            return fail(RequestRefused("the client is not connected"))
         limit = (PLAINTEXT_LIMIT if self._dtls is not None else UDP_LIMIT) - OVERHEAD_LIMIT
         if len(payload) > limit:
             refusal = f"a payload of {len(payload)} bytes; without block-wise transfer {limit} fit into a datagram"
@@ -245,7 +249,10 @@ class CoapClient:
 
     @inlineCallbacks
     def _resolve(self) -> Generator[Deferred[Any], Any, list[SocketAddress]]:
-        """Return the addresses of the host, the best first.  Fails with NotReached."""
+        """Return the addresses of the host, IPv4 first: that is where a gateway listens unless told otherwise.
+
+        Fails with NotReached.
+        """
         host, port = self.target.host, self.target.port
         try:
             numeric = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
@@ -257,7 +264,7 @@ class CoapClient:
         addresses = yield receiver.complete
         if not addresses:
             raise NotReached(f"the name {host} does not resolve")
-        return [_socket_address(address, port) for address in addresses]
+        return sorted((_socket_address(address, port) for address in addresses), key=lambda found: ":" in found[0])
 
     def _open(self, addresses: list[SocketAddress]) -> None:
         """Connect a socket to the first address that its family allows.  Raises NotReached."""

@@ -194,6 +194,15 @@ def test_closing_ends_what_waits(loop: Loop, silent: int) -> None:
     loop.result(client.close())
 
 
+def test_a_client_that_is_not_connected_sends_nothing(loop: Loop) -> None:
+    client = CoapClient(loop.reactor, parse_url("coap://127.0.0.1"))
+    with pytest.raises(RequestRefused, match="not connected"):
+        loop.result(client.request(GET))
+    loop.result(client.close())
+    with pytest.raises(NoAnswer, match="closed"):
+        loop.result(client.connect())
+
+
 def test_what_cannot_be_sent_is_refused_before_it_is_tried(loop: Loop) -> None:
     client = loop.client(parse_url(f"coap://127.0.0.1:{loop.listen().number}"))
     with pytest.raises(RequestRefused, match="a payload of 70000 bytes"):
