@@ -278,7 +278,8 @@ class CoapClient:
         except CannotListenError as error:
             raise NotReached(f"cannot send from {self._bind or 'here'}: {_words(error.socketError)}") from None
         except OSError as error:
-            self._port.stopListening()
+            port, self._port = self._port, None
+            port.stopListening()
             raise NotReached(f"{self.address} cannot be reached: {_words(error)}") from None
 
     def _make_machine(self, wake: Callable[[], None]) -> Layer:
