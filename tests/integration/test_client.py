@@ -225,7 +225,7 @@ def test_an_address_that_is_not_ours_cannot_be_sent_from(loop: Loop) -> None:
 
 def test_an_address_that_nobody_may_be_sent_to_is_told(loop: Loop) -> None:
     client = CoapClient(loop.reactor, parse_url("coap://255.255.255.255"))
-    with pytest.raises(NotReached, match="255.255.255.255:5683 cannot be reached: Permission denied"):
+    with pytest.raises(NotReached, match=r"255.255.255.255:5683 cannot be reached: Permission denied"):
         loop.result(client.connect())
     loop.result(client.close())
     loop.reactor.iterate(0.02)
