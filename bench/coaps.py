@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,17 +22,13 @@ from typing import Any
 
 from report import BLOCK_COAPS, spread, table, write_block
 from run import noise
-from servers import BUILD, COAPSLOAD, PROGRAMS, Running, Subscriber, gateway, pinned, register
+from servers import BUILD, COAPSLOAD, Running, Subscriber, gateway, pinned, register
+
+from coapgw.storage.database import open_registry
+from coapgw.storage.keys import DeviceKeys, WrittenKey
+from coapgw.storage.sealing import open_seal
 
 KEY = "q8Yt2LmZ0aXw4RbK"
-KEYS_SCRIPT = """
-import sys
-from pathlib import Path
-from coapgw.config import load
-from coapgw.service import open_keys
-keys = open_keys(load(None, (), Path(sys.argv[1])))
-keys.set_all((f"8988280666{number:09d}", sys.argv[3]) for number in range(int(sys.argv[2])))
-"""
 SUITES = ("PSK-AES128-CCM8", "PSK-AES128-GCM-SHA256", "PSK-AES128-CBC-SHA256")
 NO_LIMITS = ("coaps.max_handshakes=0", "coaps.handshakes_per_second=0")
 SOURCES = "127.0.0.0/8"
@@ -44,18 +41,28 @@ def coaps_gateway(core: int, devices: int, settings: Sequence[str] = ()) -> Iter
     place = Path(tempfile.mkdtemp(prefix="run-", dir=BUILD))
     try:
         register(place, (f"8988280666{number:09d}," for number in range(devices)))
-        give_keys = [PROGRAMS / "python", "-c", KEYS_SCRIPT, place / "data", str(devices), KEY]
-        subprocess.run(give_keys, check=True)
+        give_keys(place / "data", devices)
         listen = ("coap.listen=[]", 'coaps.listen=["127.0.0.1:0"]')
-        with gateway(place, core, 0, (*listen, *settings)) as server:
+        with gateway(place, core, (*listen, *settings)) as server:
             yield server, place
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def give_keys(data: Path, devices: int) -> None:
+    """Give so many devices of a registry the same key."""
+    registry = open_registry("", data)
+    try:
+        keys = DeviceKeys(registry, open_seal(data, registry), lambda: time.time_ns() // 1_000_000)
+        keys.set_all(WrittenKey(f"8988280666{number:09d}", KEY) for number in range(devices))
+    finally:
+        registry.close()
+
+
 def load(core: int, server: Running, *options: str | Path) -> dict[str, Any]:
     """Run coapsload once and return what it says."""
-    command = [COAPSLOAD, "-p", str(server.coaps_port), "-k", KEY, "--json", "--server-pid", str(server.pid), *options]
+    command: list[str | Path] = [COAPSLOAD, "-p", str(server.coaps_port), "-k", KEY, "--json"]
+    command += ["--server-pid", str(server.pid), *options]
     done = subprocess.run(pinned(core, command), check=True, stdout=subprocess.PIPE, text=True)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
@@ -146,7 +153,7 @@ class Bench:
                         "-t",
                         str(float(self._seconds) + 4),
                     ]
-                    command = [COAPSLOAD, "-p", str(server.coaps_port), "-k", KEY, "--json", *flood]
+                    command = [str(COAPSLOAD), "-p", str(server.coaps_port), "-k", KEY, "--json", *flood]
                     running = subprocess.Popen(pinned(self._load_core, command), stdout=subprocess.PIPE, text=True)
                 run = load(self._load_core, server, *data)
                 begun = "0"

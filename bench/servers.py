@@ -128,15 +128,14 @@ def register(place: Path, rows: Iterable[str]) -> None:
     """Import devices, ``iccid,ip`` a row, into the data directory of the gateway that will run in *place*."""
     device_list = place / "devices.csv"
     device_list.write_text("\n".join(["iccid,ip", *rows]) + "\n")
-    command = [PROGRAMS / "coapgw", "--data", place / "data", "device", "import", device_list]
+    command: list[str | Path] = [PROGRAMS / "coapgw", "--data", place / "data", "device", "import", device_list]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 @contextmanager
-def gateway(place: Path, core: int, devices: int, settings: Sequence[str] = ()) -> Iterator[Running]:
-    """Run ``twistd -n coapgw`` with embedded broker, *devices* registered, *settings*, and the rest as it comes."""
+def gateway(place: Path, core: int, settings: Sequence[str] = ()) -> Iterator[Running]:
+    """Run ``twistd -n coapgw`` with embedded broker, the devices registered in *place*, and *settings*."""
     data, log = place / "data", place / "gateway.log"
-    register(place, (f"8988280666{index:09d},{ip}" for index, ip in enumerate(addresses(devices))))
     own_settings = (
         'coap.listen=["127.0.0.1:0"]',
         "coaps.listen=[]",
@@ -156,7 +155,8 @@ def gateway(place: Path, core: int, devices: int, settings: Sequence[str] = ()) 
             time.sleep(0.05)
         time.sleep(0.2)  # the file may still be growing, and start-up work ending
         ports = json.loads(ports_file.read_text())
-        yield Running(running.pid, *(ports["coap"] or [0]), ports["mqtt"][0], *(ports["coaps"] or [0]))
+        coap, coaps = ports["coap"] or [0], ports["coaps"] or [0]
+        yield Running(running.pid, coap[0], ports["mqtt"][0], coaps[0])
 
 
 @contextmanager

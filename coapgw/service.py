@@ -354,6 +354,8 @@ class Gateway(MultiService):
 
     def _tick(self) -> None:
         """Do what is to be looked at once a second."""
+        if (problem := self._dtls.take_problem()) is not None:
+            self.log.failure("a handshake failed because of an error of ours", failure=Failure(problem))
         self.uplink.handle_timer()
         self.link.handle_timer()
 

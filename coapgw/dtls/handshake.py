@@ -17,6 +17,7 @@ from coapgw.model import Credential
 
 HANDSHAKE_SECONDS: Final = 60.0  # OpenSSL has repeated a flight five times by then: 1, 2, 4, 8 and 16 s apart
 UNPROVEN_LIMIT: Final = 3  # Finished messages that cannot be read; one may be an attacker's, or damaged
+BYTES_LIMIT: Final = 16_384  # that one peer sends for one handshake: ten flights; OpenSSL keeps what comes too early
 EARLY_RECORDS: Final = 4  # application data that overtook the Finished on its way
 _DECRYPT_ERROR: Final = b"\x02\x33"  # fatal(2), decrypt_error(51): RFC 5246 section 7.2
 
@@ -77,6 +78,7 @@ class Handshake:
     """
 
     __slots__ = (
+        "_bytes_left",
         "_ciphers_changed",
         "_deadline",
         "_mtu",
@@ -111,6 +113,7 @@ class Handshake:
         self._mtu = mtu
         self._outbox: list[bytes] = []
         self._deadline = now + HANDSHAKE_SECONDS
+        self._bytes_left = BYTES_LIMIT
         self._ciphers_changed = False
         self._unread = 0
         try:
@@ -122,6 +125,10 @@ class Handshake:
     def receive(self, record: bytes, now: float) -> None:
         """Take a record of the peer; *stage* says what became of the handshake."""
         if self.stage is not Stage.UNDER_WAY:
+            return
+        self._bytes_left -= len(record)
+        if self._bytes_left < 0:
+            self.stage = Stage.FAILED
             return
         protected = epoch_of(record) > 0
         if protected and record[0] == APPLICATION_DATA:

@@ -215,10 +215,10 @@ class ServerContext:
         aead = tuple(suite for suite in suites if suite in AEAD_SUITES)
         self._aead = self._context(aead) if aead else self._any
 
-    @property
-    def problem(self) -> BaseException | None:
-        """What *credential_of* raised last, if it ever did: a fault of ours."""
-        return self._asking.problem
+    def take_problem(self) -> BaseException | None:
+        """Return what *credential_of* raised last, if it did since this was last asked: a fault of ours."""
+        problem, self._asking.problem = self._asking.problem, None
+        return problem
 
     def engine(self, aead: bool) -> Engine:
         """Return an engine in server role; *aead*: the client offers an AEAD suite, so no other is wanted."""

@@ -313,6 +313,22 @@ def test_a_planned_restart_goes_on_with_aead_associations_and_takes_leave_of_oth
     assert after.counters.restored == 1
 
 
+def test_a_handshake_that_sends_too_much_ends() -> None:
+    server = Server()
+    client = Client(server)
+    ((request, _),) = server.receive(client.first_flight()[0])
+    server.receive(client.take(request)[0])
+    assert server.front.half_open == 1
+    # a fragment of a message that is far from due
+    message = b"\x10" + (9000).to_bytes(3, "big") + b"\0\x05" + bytes(3) + (1000).to_bytes(3, "big") + bytes(1000)
+    for sequence in range(17):
+        server.receive(
+            b"\x16\xfe\xfd\0\0" + (50 + sequence).to_bytes(6, "big") + len(message).to_bytes(2, "big") + message
+        )
+    assert server.front.half_open == 0
+    assert server.counters.failed == 1
+
+
 def test_an_association_with_worn_keys_ends() -> None:
     server = Server()
     client = Client(server).connect()

@@ -118,4 +118,5 @@ def test_a_callback_that_fails_is_remembered_and_the_handshake_fails() -> None:
     begun(client, server)
     with pytest.raises(EngineFailed):
         talk(client, server)
-    assert isinstance(context.problem, KeyError)
+    assert isinstance(context.take_problem(), KeyError)
+    assert context.take_problem() is None
