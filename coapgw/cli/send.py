@@ -74,7 +74,7 @@ def add_verb(parser: MixedParser) -> None:
         "--retransmit",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="repeat a confirmable after 2 to 3 seconds, then with doubled gaps, as RFC 7252 says (the default); or not",
+        help="repeat a confirmable after 2 to 3 seconds, then with doubled gaps, as RFC 7252 has it (default); or not",
     )
     sending.add_argument(
         "--repeat", type=_number(1_000_000, 1), metavar="N", help="send N requests one after the other"
