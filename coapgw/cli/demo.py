@@ -174,6 +174,7 @@ class Demo:
         self.acknowledged: set[tuple[str, bytes]] = set()
         self.arrived: set[tuple[str, bytes]] = set()
         self.refused = 0
+        self.waiting = 0  # for an answer
         self._schemes = {device.iccid: device.scheme for device in devices()}
         self._random = random.Random()
         self._numbers = itertools.count(1)
@@ -190,7 +191,7 @@ class Demo:
         found: Bootstrapped = yield bootstrap(plain, ANSWER_SECONDS)
         self.say(f"coap  {device.address} -> 2.05  GET {BOOTSTRAP_PATH}  a key, to be used at {found.gateway}")
         psk = PreSharedKey(found.identity, found.secret)
-        secure = CoapClient(reactor, found.gateway, psk=psk, bind=device.address)
+        secure = CoapClient(reactor, found.gateway, psk=psk, bind=device.address, handshake_seconds=ANSWER_SECONDS)
         yield secure.connect()
         self.say(f"coaps {device.address} -> DTLS handshake, {secure.suite}")
         return secure
@@ -202,12 +203,15 @@ class Demo:
         payload = f"{reading} {device.unit} #{next(self._numbers)}".encode()
         query = (URI_QUERY, f"t={device.sensor}".encode())
         where = f"{device.scheme:5} {device.address}"
+        self.waiting += 1
         try:
             answer: Answer = yield client.request(POST, (query,), payload, timeout=ANSWER_SECONDS)
         except CoapgwError as error:
             self.refused += 1
             self.say(f"{where} -> {error}")
             return
+        finally:
+            self.waiting -= 1
         if answer.response.code == CHANGED:
             self.acknowledged.add((device.iccid, payload))
             self.say(f"{where} -> 2.04  POST /?t={device.sensor}  {payload.decode()}")
@@ -265,6 +269,8 @@ def run(
     clients: list[CoapClient] = []
     senders: list[LoopingCall] = []
     for device in devices():
+        if stop.called:
+            break
         client: CoapClient = yield demo.connect(device, reactor, ports)
         clients.append(client)
         senders.append(LoopingCall(demo.send, client, device))
@@ -274,7 +280,7 @@ def run(
     for sender in senders:
         sender.stop()
     deadline = reactor.seconds() + ARRIVE_SECONDS
-    while demo.missing and reactor.seconds() < deadline:
+    while (demo.missing or demo.waiting) and reactor.seconds() < deadline:
         yield deferLater(reactor, 0.1)
     for client in clients:
         yield client.close()
