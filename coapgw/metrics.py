@@ -81,6 +81,17 @@ class UplinkCounters:
 
 
 @attrs.define
+class BootstrapCounters:
+    """What became of devices' bootstrap calls."""
+
+    answered: int = 0
+    unauthorised: int = 0
+    from_elsewhere: int = 0  # not from a network that may bootstrap
+    refused_busy: int = 0
+    failed: int = 0
+
+
+@attrs.define
 class SpoolCounters:
     """The spool's work; times in seconds."""
 

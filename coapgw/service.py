@@ -11,7 +11,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from random import SystemRandom
@@ -42,6 +42,7 @@ from coapgw.dtls.saved import Located
 from coapgw.dtls.table import AssociationLimits, AssociationTable
 from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
+from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
 from coapgw.gateway.envelope import MessageIds
 from coapgw.gateway.resources import make_root
 from coapgw.gateway.uplink import Uplink, UplinkSettings
@@ -52,17 +53,20 @@ from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publisher import Publisher
 from coapgw.net.dtls import SecureLayer
 from coapgw.net.mqtt import BrokerPump, MqttServerFactory
-from coapgw.net.udp import CoapPort, Layer
+from coapgw.net.udp import CoapPort, Layer, local_hosts
 from coapgw.storage.associations import take_associations, write_associations
+from coapgw.storage.call_thread import CallThread
 from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
+from coapgw.storage.keys import DeviceKeys
 from coapgw.storage.sealing import open_seal
 from coapgw.storage.sessions import SqliteSessionStore
 from coapgw.storage.spool import Spool, open_spool
 
 TICK_SECONDS: Final = 1.0
+COAPS_PORT: Final = 5684  # RFC 7252 section 6.2: what a coaps URL means where nothing listens here
 OTHER_FILES: Final = (
     200  # beside MQTT clients: 100 that Twisted accepts at a time before it closes them, databases, sockets
 )
@@ -156,12 +160,14 @@ class Gateway(MultiService):
         self._reactor.callWhenRunning(self._ready)
 
     def _open_storage(self) -> None:
-        """Open what must survive: devices, the spool, MQTT sessions."""
+        """Open what must survive: devices, their keys, the spool, MQTT sessions."""
         config = self.config
         registry = open_registry(config.registry.url, self._data)
         self._closing.append(registry.close)
         self.directory = DeviceDirectory(DeviceRegistry(registry, _now_ms).changes_since)
-        self.credentials = DeviceCredentials(self.directory, open_seal(self._data, registry))
+        seal = open_seal(self._data, registry)
+        self.keys = DeviceKeys(registry, seal, _now_ms)
+        self.credentials = DeviceCredentials(self.directory, seal)
         self.directory.load()
         self.directory.follow(self._reactor).setServiceParent(self)
         self.sessions = SqliteSessionStore(self._data / "broker.db")
@@ -226,15 +232,29 @@ class Gateway(MultiService):
                 raw=config.mqtt.payload is PayloadForm.RAW,
             ),
         )
-        self.root = make_root(self.uplink)
+        thread = CallThread(self._reactor, "coapgw bootstrap")
+        self._closing.append(thread.stop)
+        self.bootstrap = Bootstrap(
+            self.keys,
+            thread.call,
+            BootstrapSettings(
+                networks=config.bootstrap.networks,
+                terms_accepted=config.bootstrap.terms_accepted,
+                rotate_after_seconds=config.bootstrap.rotate_after_seconds,
+                public_url=config.coaps.public_url,
+            ),
+            lambda: self.coaps_ports[0].number if self.coaps_ports else COAPS_PORT,
+        )
+        self.root = make_root(self.uplink, self.bootstrap)
         for segment, mounted in self._mount.items():
             self.root.putChild(segment.encode(), mounted)
         self._site = ResourceSite(self.root)
         self._peers = DevicesByAddress(self.directory)
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
 
-    def _layer(self, wake: Callable[[], None]) -> MessageLayer:
-        return MessageLayer(self._site, self._peers, SystemRandom(), limits=self._limits, wake=wake)
+    def _layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> MessageLayer:
+        random = SystemRandom()
+        return MessageLayer(self._site, self._peers, random, limits=self._limits, wake=wake, local_host=local_host)
 
     def _build_coaps(self) -> None:
         """Build what the DTLS fronts (one for each socket) share: keys, associations, and who may become one."""
@@ -254,8 +274,13 @@ class Gateway(MultiService):
         endpoints = max(self._limits.endpoints, coaps.max_associations)
         self._secure_limits = attrs.evolve(self._limits, endpoints=endpoints)
 
-    def _secure_layer(self, wake: Callable[[], None]) -> SecureLayer:
-        messages = MessageLayer(self._site, self._secure_peers, SystemRandom(), limits=self._secure_limits, wake=wake)
+    def _secure_layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> SecureLayer:
+        messages = MessageLayer(
+            *(self._site, self._secure_peers, SystemRandom()),
+            limits=self._secure_limits,
+            wake=wake,
+            local_host=lambda association: local_host(getattr(association, "address", None)),
+        )
         front = Front(
             *(self.associations, self._admission, self._dtls.engine, self._cookies, self._ciphers),
             deliver=messages.receive_datagram,
@@ -307,10 +332,11 @@ class Gateway(MultiService):
         ticking.start(TICK_SECONDS, now=False)
         self._closing.append(ticking.stop)
 
-    def _listen_udp(self, address: ListenAddress, make_layer: Callable[[Callable[[], None]], Layer]) -> CoapPort:
+    def _listen_udp(self, address: ListenAddress, make_layer: Callable[..., Layer]) -> CoapPort:
         host = "127.0.0.1" if address.host == "localhost" else address.host  # Twisted binds UDP to figures only
+        make = partial(make_layer, local_host=local_hosts(host))
         buffer = self.config.coap.receive_buffer
-        port = CoapPort(address.port, host, make_layer, self._reactor, receive_buffer=buffer)
+        port = CoapPort(address.port, host, make, self._reactor, receive_buffer=buffer)
         port.startListening()
         self._closing.append(port.stopListening)
         return port

@@ -8,6 +8,7 @@ from the address that was asked (RFC 7252 section 8 asks for it, and networks wi
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import socket
 import struct
@@ -35,6 +36,8 @@ _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # linux/in.h; Python has 
 _IN_PKTINFO: Final = struct.Struct("=I4s4s")  # interface index, local address, header destination
 _IN6_PKTINFO: Final = struct.Struct("=16sI")  # address, interface index: RFC 3542 section 6.2
 _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h: beyond net.core.rmem_max, for root
+
+_WILDCARDS: Final = ("", "0.0.0.0", "::")
 
 _Ancillary = tuple[tuple[int, int, bytes], ...]
 
@@ -89,7 +92,7 @@ class CoapPort(udp.Port):
         self._reactor_time: IReactorTime = reactor
         self._monotonic = monotonic
         self._receive_buffer = receive_buffer
-        self._wildcard = host in ("", "0.0.0.0", "::")
+        self._wildcard = host in _WILDCARDS
         self._reading = False
         self._flush_call: IDelayedCall | None = None
         self._timer: IDelayedCall | None = None
@@ -270,3 +273,30 @@ def _source(information: bytes) -> _Ancillary:
         packed = _IN6_PKTINFO.pack(local, interface if link_local else 0)
         return ((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, packed),)
     return ()
+
+
+def local_hosts(host: str) -> Callable[[Address], str]:
+    """Return what tells, of an address that a ``CoapPort`` on *host* gave its layer, which of ours that peer talks to.
+
+    In figures, without a zone, an IPv4-mapped address as IPv4; empty if the system did not say.
+    """
+    if host in _WILDCARDS:
+        return _local_host
+    own = _figures(ipaddress.ip_address(host.partition("%")[0]))
+    return lambda address: own
+
+
+def _local_host(address: Address) -> str:
+    """Return the address that is in the packet information at the end of *address*."""
+    information = address[-1] if isinstance(address, tuple) else None
+    if not isinstance(information, bytes):
+        return ""
+    if len(information) == _IN_PKTINFO.size:
+        return socket.inet_ntop(socket.AF_INET, _IN_PKTINFO.unpack(information)[1])
+    if len(information) == _IN6_PKTINFO.size:
+        return _figures(ipaddress.IPv6Address(information[:16]))
+    return ""
+
+
+def _figures(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    return str(getattr(address, "ipv4_mapped", None) or address)
