@@ -244,6 +244,7 @@ class Gateway(MultiService):
                 public_url=config.coaps.public_url,
             ),
             lambda: self.coaps_ports[0].number if self.coaps_ports else COAPS_PORT,
+            time.monotonic,
             # A device that asked over DTLS loses its association with its old key: the answer leaves before that.
             learn=lambda key: self._reactor.callLater(0, self.credentials.learn, key),
         )
