@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
-from twisted.application.service import IService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
@@ -19,6 +19,7 @@ from coapgw.interfaces import IDeviceDirectory
 from coapgw.model import Device
 from coapgw.storage.devices import Changes
 
+STALE_SECONDS: Final = 30.0  # a look that takes this long is not coming back soon
 POLL_SECONDS: Final = 0.25  # a change shall be seen within a second, also on a machine that is busy
 
 ReadChanges: TypeAlias = Callable[[int | None], Changes | None]
@@ -99,7 +100,7 @@ class DeviceDirectory:
 
     def follow(
         self, reactor: Any, call_in_thread: CallInThread | None = None, interval: float = POLL_SECONDS
-    ) -> IService:
+    ) -> RegistryFollower:
         """Return a service that keeps the image up to date while it runs.
 
         Args:
@@ -158,6 +159,12 @@ class RegistryFollower(Service):
         self._loop.clock = clock
         self._looking: Deferred[None] | None = None
         self._failing = False
+        self._clock = clock
+        self._looked_at = clock.seconds()
+
+    def is_healthy(self) -> bool:
+        """Whether the last look at the registry went well, and was not too long ago."""
+        return not self._failing and self._clock.seconds() - self._looked_at < STALE_SECONDS
 
     def startService(self) -> None:
         """Begin to look."""
@@ -199,6 +206,7 @@ class RegistryFollower(Service):
 
     def _looked(self, _: object) -> None:
         self._looking = None
+        self._looked_at = self._clock.seconds()
 
 
 def _pool_of(reactor: Any) -> CallInThread:
