@@ -11,7 +11,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from random import SystemRandom
@@ -37,6 +37,10 @@ from coapgw.gateway.authorise import DevicesByAddress
 from coapgw.gateway.envelope import MessageIds
 from coapgw.gateway.resources import make_root
 from coapgw.gateway.uplink import Uplink, UplinkSettings
+from coapgw.http.access import open_token
+from coapgw.http.metrics_page import CounterGroup, Gauge, MetricsPage
+from coapgw.http.server import ManagementApi
+from coapgw.metrics import HttpCounters
 from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
 from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.embedded import EmbeddedLink
@@ -46,13 +50,14 @@ from coapgw.net.udp import CoapPort
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
+from coapgw.storage.keys import DeviceKeys
+from coapgw.storage.last_seen import LastSeen, LastSeenWriter
+from coapgw.storage.sealing import open_seal
 from coapgw.storage.sessions import SqliteSessionStore
 from coapgw.storage.spool import Spool, open_spool
 
 TICK_SECONDS: Final = 1.0
-OTHER_FILES: Final = (
-    200  # beside MQTT clients: 100 that Twisted accepts at a time before it closes them, databases, sockets
-)
+OTHER_FILES: Final = 300  # beside MQTT clients: 100 that Twisted accepts before it closes them, 100 of HTTP, databases
 
 
 def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAPResource] | None = None) -> Gateway:
@@ -130,6 +135,7 @@ class Gateway(MultiService):
             self._closing.append(self._forget_ports)
             self._build_mqtt()
             self._build_coap()
+            self._build_http()
             self._listen()
         except OSError as refused:
             self._close()
@@ -145,9 +151,14 @@ class Gateway(MultiService):
         config = self.config
         registry = open_registry(config.registry.url, self._data)
         self._closing.append(registry.close)
-        self.directory = DeviceDirectory(DeviceRegistry(registry, _now_ms).changes_since)
+        self.registry = DeviceRegistry(registry, _now_ms)
+        self.keys = DeviceKeys(registry, open_seal(self._data, registry), _now_ms)
+        self.directory = DeviceDirectory(self.registry.changes_since)
         self.directory.load()
-        self.directory.follow(self._reactor).setServiceParent(self)
+        self._follower = self.directory.follow(self._reactor)
+        self._follower.setServiceParent(self)
+        self.last_seen = LastSeen(registry)
+        LastSeenWriter(self.last_seen, self._reactor).setServiceParent(self)
         self.sessions = SqliteSessionStore(self._data / "broker.db")
         self._closing.append(self.sessions.close)
         self.spool: Spool = open_spool(self._data / "spool.db", self._reactor, config.spool.max_bytes)
@@ -209,6 +220,7 @@ class Gateway(MultiService):
                 topic_prefix=config.mqtt.topic_prefix.encode(),
                 raw=config.mqtt.payload is PayloadForm.RAW,
             ),
+            heard=self.last_seen.heard,
         )
         self.root = make_root(self.uplink)
         for segment, mounted in self._mount.items():
@@ -220,8 +232,53 @@ class Gateway(MultiService):
     def _layer(self, wake: Callable[[], None]) -> MessageLayer:
         return MessageLayer(self._site, self._peers, SystemRandom(), limits=self._limits, wake=wake)
 
+    def _build_http(self) -> None:
+        """Build the management API."""
+        self.http_counters = HttpCounters()
+        self.api = ManagementApi(
+            self._reactor,
+            open_token(self._data),
+            registry=self.registry,
+            keys=self.keys,
+            last_seen=self.last_seen,
+            now_ms=_now_ms,
+            unready=self.unready,
+            metrics=self._metrics_page(),
+            counters=self.http_counters,
+        )
+        self._closing.append(self.api.stop)
+
+    def _metrics_page(self) -> MetricsPage:
+        """Return the page of every counter; a new room of the house is a line here."""
+        groups = (
+            CounterGroup("coap", lambda: [port.layer.counters for port in self.coap_ports]),
+            CounterGroup("udp", lambda: [port.counters for port in self.coap_ports]),
+            CounterGroup("uplink", lambda: [self.uplink.counters]),
+            CounterGroup("spool", lambda: [self.spool.counters]),
+            CounterGroup("mqtt", lambda: [self.broker.counters]),
+            CounterGroup("http", lambda: [self.http_counters]),
+        )
+        gauges = (
+            Gauge("ready", lambda: not self.unready()),
+            Gauge("devices", lambda: len(self.directory)),
+            Gauge("spool_fill_ratio", lambda: self.spool.fill),
+            Gauge("mqtt_clients", lambda: self.broker.connected_clients),
+            Gauge("mqtt_sessions", lambda: len(self.broker.sessions)),
+        )
+        return MetricsPage(groups, gauges)
+
+    def unready(self) -> Sequence[str]:
+        """Return what keeps the gateway from taking messages, a sentence each; nothing if nothing does."""
+        obstacles = {
+            "the gateway is stopping": not self.running,
+            "the spool is full": self.spool.is_full(),
+            "the disk refuses the spool's commits": not self.spool.is_healthy(),
+            "the device registry cannot be read": not self._follower.is_healthy(),
+        }
+        return [sentence for sentence, holds in obstacles.items() if holds]
+
     def _listen(self) -> None:
-        """Bind every socket: MQTT first, so that nothing is acknowledged before there is a way out."""
+        """Bind every socket: MQTT first, so that nothing is acknowledged before there is a way out; HTTP last."""
         config, reactor = self.config, self._reactor
         self.coap_ports = []
         self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
@@ -232,6 +289,7 @@ class Gateway(MultiService):
             self._closing.append(port.stopListening)
             self.coap_ports.append(port)
         self.publisher.start(self.link)
+        self.api.start(config.http.listen.host, config.http.listen.port)
         ticking = LoopingCall(self._tick)
         ticking.clock = reactor
         ticking.start(TICK_SECONDS, now=False)
@@ -252,7 +310,7 @@ class Gateway(MultiService):
             "coap": [port.number for port in self.coap_ports],
             "coaps": [],
             "mqtt": [_number(port) for port in self.mqtt_ports],
-            "http": None,
+            "http": self.api.number,
         }
         try:
             written = self._data / "ports.json.new"
@@ -262,7 +320,7 @@ class Gateway(MultiService):
             self.log.error("ports.json cannot be written: {reason}", reason=refused.strerror)
         self.log.info("coapgw {version} is ready: {ports}", version=__version__, ports=json.dumps(self.ports))
         if self.config.coaps.listen:
-            self.log.warn("coaps (DTLS) and the management API are not in this version yet; they do not listen")
+            self.log.warn("coaps (DTLS) is not in this version yet; it does not listen")
         if self.config.limits.device_rate:
             self.log.warn("limits.device_rate is not in this version yet; no device is limited")
 

@@ -106,6 +106,7 @@ class GatewayProcess:
         settings = [
             f'coap.listen=["127.0.0.1:{ports["coap"]}"]',
             f'mqtt.embedded.listen=["127.0.0.1:{ports["mqtt"]}"]',
+            'http.listen="127.0.0.1:0"',
         ]
         self._log: IO[bytes] = self._log_path.open("wb")
         self.process = subprocess.Popen(
