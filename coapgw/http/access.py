@@ -32,7 +32,7 @@ class AdminToken:
     def expect(self, authorization: bytes | None) -> None:
         """Raise TokenRefused unless the Authorization field holds the token (RFC 6750 section 2.1)."""
         if authorization is None:
-            raise TokenRefused("a bearer token is needed: Authorization: Bearer …, from the file admin.token")
+            raise TokenRefused("a bearer token is needed: Authorization: Bearer TOKEN, from the file admin.token")
         scheme, _, token = authorization.strip().partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
             raise TokenRefused("the bearer token is not the one in the file admin.token")

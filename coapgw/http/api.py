@@ -13,7 +13,7 @@ from coapgw.errors import DeviceExists, DeviceNotFound, DeviceRefused, KeyNotFou
 from coapgw.http.devices import DeviceOperations
 from coapgw.http.health import HealthOperations
 from coapgw.http.jobs import KeyJobs
-from coapgw.http.json_text import Json, write_json
+from coapgw.http.json_text import write_json
 from coapgw.http.keys import KeyOperations
 from coapgw.http.openapi import openapi
 from coapgw.http.operations import JSON, Access, Answered, Call, Operation, OperationTable, Reply
@@ -41,10 +41,9 @@ def answer_to(error: Exception) -> Reply:
             return _refusal(400, error.mistakes)
         case KeyRefused():
             return _refusal(400, [Mistake("secretKey", error.reason)])
-        case DeviceExists():
-            return _refusal(409, [Mistake(error.field, error.reason)])
         case DeviceRefused():
-            return _refusal(400, [Mistake(error.field, error.reason)])
+            status = 409 if isinstance(error, DeviceExists) else 400
+            return _refusal(status, [Mistake(error.field, error.reason)])
         case TokenRefused():
             return _told(401, error, ("WWW-Authenticate", 'Bearer realm="coapgw"'))
         case DeviceNotFound() | KeyNotFound() | JobNotFound() | PathUnknown():
@@ -71,10 +70,10 @@ def _told(status: int, error: Exception, *headers: tuple[str, str]) -> Reply:
 
 
 def _refusal(status: int, mistakes: Sequence[Mistake], *headers: tuple[str, str]) -> Reply:
-    errors: list[Json] = [
+    errors = [
         {"message": mistake.message} | ({"field": mistake.field} if mistake.field else {}) for mistake in mistakes
     ]
-    body: Json = {"statusCode": status, "statusText": HTTPStatus(status).phrase, "errors": errors}
+    body = {"statusCode": status, "statusText": HTTPStatus(status).phrase, "errors": errors}
     return Reply(status, write_json(body), JSON, headers)
 
 

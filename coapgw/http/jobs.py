@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 import attrs
 from twisted.logger import Logger
 
-from coapgw.errors import CoapgwError, StorageError
+from coapgw.errors import StorageError
 from coapgw.http.refusals import JobNotFound, TooBusy
 from coapgw.interfaces import IDeviceKeys
-from coapgw.model import KeyFormat
+from coapgw.model import DeviceKey, WrittenKey
 
 WAITING_KEYS: Final = 50_000  # ten full jobs; some 20 MB
 KEPT_JOBS: Final = 1_000
@@ -25,7 +25,7 @@ KEPT_FAILURES: Final = 100_000  # of all jobs together; some 20 MB
 KEPT_MS: Final = 7 * 24 * 3600 * 1000
 RETRY_SECONDS: Final = 10  # 5000 keys take about that long
 ID_BYTES: Final = 12
-NOTED_KEYS: Final = 100  # how often a job says how far it is
+KEYS_AT_A_TIME: Final = 500  # in one transaction: everybody else who writes waits for it
 
 
 class JobStatus(enum.Enum):
@@ -35,18 +35,6 @@ class JobStatus(enum.Enum):
     IN_PROGRESS = "IN_PROGRESS"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
-
-
-class WantedKey(NamedTuple):
-    """A key to be set, as it was written."""
-
-    iccid: str
-    written: str
-    format: KeyFormat
-
-    def __repr__(self) -> str:
-        """Leave the key out."""
-        return f"WantedKey(iccid={self.iccid!r}, format={self.format})"
 
 
 class KeyFailure(NamedTuple):
@@ -72,7 +60,7 @@ class JobState:
 @attrs.define
 class _Job:
     state: JobState
-    keys: Sequence[WantedKey]
+    keys: Sequence[WrittenKey]
 
 
 class KeyJobs:
@@ -97,7 +85,7 @@ class KeyJobs:
         self._waiting_keys = 0
         self._stopping = False
 
-    def submit(self, keys: Sequence[WantedKey]) -> JobState:
+    def submit(self, keys: Sequence[WrittenKey]) -> JobState:
         """Take a job; return it as it begins.  Raises TooBusy."""
         with self._changed:
             if self._waiting_keys + len(keys) > WAITING_KEYS:
@@ -163,25 +151,21 @@ class KeyJobs:
                 status = JobStatus.FAILED if failures else JobStatus.SUCCEEDED
                 self._note(job, status=status, failures=tuple(failures))
 
-    def _set_all(self, job: _Job, keys: Sequence[WantedKey], failures: list[KeyFailure]) -> None:
-        """Set *keys* until the database fails: then the others would only wait for it as well."""
-        broken: str | None = None
-        for done, wanted in enumerate(keys):
+    def _set_all(self, job: _Job, keys: Sequence[WrittenKey], failures: list[KeyFailure]) -> None:
+        """Set *keys*, some at a time, until the database fails: then the others would only wait for it as well."""
+        for start in range(0, len(keys), KEYS_AT_A_TIME):
+            some = keys[start : start + KEYS_AT_A_TIME]
             if self._stopping:
                 return
-            if done % NOTED_KEYS == 0:
-                self._note(job, succeeded=done - len(failures), failures=tuple(failures))
             try:
-                if broken is None:
-                    self._keys.set(*wanted)
-                else:
-                    failures.append(KeyFailure(wanted.iccid, f"not tried after: {broken}"))
+                outcomes = self._keys.set_all(some)
             except StorageError as failure:
-                broken = str(failure)
-                failures.append(KeyFailure(wanted.iccid, broken))
-            except CoapgwError as refusal:
-                failures.append(KeyFailure(wanted.iccid, str(refusal)))
-        self._note(job, succeeded=len(keys) - len(failures))
+                failures.extend(KeyFailure(key.iccid, str(failure)) for key in keys[start:])
+                return
+            for key, outcome in zip(some, outcomes, strict=True):
+                if not isinstance(outcome, DeviceKey):
+                    failures.append(KeyFailure(key.iccid, str(outcome)))
+            self._note(job, succeeded=start + len(some) - len(failures), failures=tuple(failures))
 
     def _note(self, job: _Job, **changes: object) -> None:
         with self._changed:

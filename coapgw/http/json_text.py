@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeAlias
 
 from coapgw.http.refusals import Mistake, RequestInvalid
@@ -36,7 +37,7 @@ def parse_json(data: bytes) -> Json:
     return value
 
 
-def write_json(value: Json) -> bytes:
+def write_json(value: Json | Mapping[str, Any]) -> bytes:
     """Return *value* as ASCII JSON without spaces."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
 

@@ -8,12 +8,12 @@ from typing import Any
 from coapgw.http import schemas
 from coapgw.http.device_json import time_text
 from coapgw.http.devices import ICCID_SEGMENT
-from coapgw.http.jobs import JobState, KeyJobs, WantedKey
+from coapgw.http.jobs import JobState, KeyJobs
 from coapgw.http.operations import LARGE_BODY_BYTES, Answered, Call, Operation, Parameter, Reply, json_reply
 from coapgw.http.refusals import Mistake, RequestInvalid
 from coapgw.http.schema import SHOWN_MISTAKES
 from coapgw.interfaces import IDeviceKeys
-from coapgw.model import DeviceKey, KeyFormat
+from coapgw.model import DeviceKey, KeyFormat, WrittenKey
 
 _DEVICE = "/v1/integrate/devices/{iccid}"
 _JOBS = "/v1/integrate/devices/psk/jobs"
@@ -80,7 +80,7 @@ class KeyOperations:
         """Have many keys set in the background."""
         keys = call.body["keys"]
         _expect_each_once([key["deviceId"] for key in keys])
-        wanted = [WantedKey(key["deviceId"], key["secretKey"], _format_of(key)) for key in keys]
+        wanted = [WrittenKey(key["deviceId"], key["secretKey"], _format_of(key)) for key in keys]
         state = self._jobs.submit(wanted)
         return json_reply(_with_errors(state), 202, ("Location", f"{_JOBS}/{state.id}"))
 
@@ -98,7 +98,7 @@ def key_json(key: DeviceKey) -> dict[str, str]:
     return {
         "deviceId": key.iccid,
         "identity": key.iccid,
-        "secretKey": key.secret.hex() if key.format is KeyFormat.HEX else key.secret.decode("utf-8", "replace"),
+        "secretKey": key.written,
         "createdAt": time_text(key.created_at),
         "updatedAt": time_text(key.updated_at),
         "protocol": "COAP",

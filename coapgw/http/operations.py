@@ -58,7 +58,7 @@ class Reply:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def json_reply(value: Json, status: int = 200, *headers: tuple[str, str]) -> Reply:
+def json_reply(value: Mapping[str, Any], status: int = 200, *headers: tuple[str, str]) -> Reply:
     """Return *value* as a reply."""
     return Reply(status, write_json(value), JSON, headers)
 

@@ -25,7 +25,7 @@ from coapgw.http.operations import Access, Match, OperationTable, Reply
 from coapgw.http.refusals import BodyTooLarge, Mistake, RequestInvalid, TooSlow
 from coapgw.metrics import HttpCounters
 
-CONNECTIONS: Final = 256  # one more ends the one that has been quiet for longest
+CONNECTIONS: Final = 100  # one more ends the one that has been quiet for longest
 REQUEST_SECONDS: Final = 60.0  # from the first byte of a request to its last
 IDLE_SECONDS: Final = 60.0  # from an answer to the next request
 LINGER_SECONDS: Final = 5.0  # for an answer to leave when the connection ends with it
@@ -218,9 +218,7 @@ class ApiChannel(HTTPChannel):
             self._transport.abortConnection()
             return
         self.factory.counters.timeouts += 1
-        if self._in_request and not self.requests:
-            self._end_with(TooSlow("the request did not arrive in time"))
-        elif self._in_request:
+        if (self._in_request and not self.requests) or self._in_request:
             self._end_with(TooSlow("the request did not arrive in time"))
         else:
             self.give_up()
@@ -266,7 +264,7 @@ class ApiFactory(ServerFactory):
         """Return the protocol of a new connection."""
         channel = ApiChannel()
         channel.factory = self
-        channel.callLater = self.reactor.callLater
+        channel.callLater = self.reactor.callLater  # type: ignore[method-assign]  # as twisted.web does itself
         return channel
 
     def opened(self, channel: ApiChannel) -> None:
@@ -300,7 +298,7 @@ class ApiFactory(ServerFactory):
         match = self._table.find(command.decode("latin-1"), _without_authority(path))
         operation = match.operation
         if operation.access is Access.TOKEN:
-            fields = request.requestHeaders.getRawHeaders(b"Authorization") or [None]
+            fields = request.requestHeaders.getRawHeaders(b"Authorization") or []
             self._token.expect(fields[0] if len(fields) == 1 else None)
         if not query.isascii():
             raise RequestInvalid([Mistake("", "the query cannot be read")])

@@ -21,8 +21,10 @@ SHOWN_MISTAKES: Final = 20  # of one body; who made five thousand the same way n
 SHOWN_NAME: Final = 64  # characters of a field that is not known
 
 CHECKED: Final = frozenset(
-    ("type", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum")
-    + ("properties", "required", "additionalProperties", "items", "minItems", "maxItems")
+    (
+        *("type", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum"),
+        *("properties", "required", "additionalProperties", "items", "minItems", "maxItems"),
+    )
 )
 TOLD: Final = frozenset(("title", "description", "examples", "format", "default", "writeOnly"))
 

@@ -58,8 +58,13 @@ TIME: Final[Schema] = {
 DEVICE: Final = closed(
     "Device",
     {
-        **{"iccid": ICCID, "imsi": IMSI, "ip": IP, "name": NAME, "status": STATUS},
-        **{"createdAt": TIME, "updatedAt": TIME},
+        "iccid": ICCID,
+        "imsi": IMSI,
+        "ip": IP,
+        "name": NAME,
+        "status": STATUS,
+        "createdAt": TIME,
+        "updatedAt": TIME,
         "lastSeenAt": {**TIME, "description": "when the last message of the device arrived; absent before the first"},
     },
     *("iccid", "status", "createdAt", "updatedAt"),
@@ -98,8 +103,10 @@ KEY: Final = closed(
         "deviceId": ICCID,
         "identity": {"type": "string", "description": "the PSK identity in the DTLS handshake: the ICCID"},
         "secretKey": {"type": "string"},
-        **{"createdAt": TIME, "updatedAt": TIME},
-        **{"protocol": PROTOCOL, "format": {"type": "string", "enum": [form.value for form in KeyFormat]}},
+        "createdAt": TIME,
+        "updatedAt": TIME,
+        "protocol": PROTOCOL,
+        "format": {"type": "string", "enum": [form.value for form in KeyFormat]},
     },
     *("deviceId", "identity", "secretKey", "createdAt", "updatedAt", "protocol", "format"),
 )
@@ -127,8 +134,11 @@ _JOB: Final[dict[str, Schema]] = {
         "enum": ["SCHEDULED", "IN_PROGRESS", "SUCCEEDED", "FAILED"],
         "description": "FAILED: at least one key was not set; the others are",
     },
-    **{"createdAt": TIME, "updatedAt": TIME},
-    **{"total": _COUNT, "succeeded": _COUNT, "failed": _COUNT},
+    "createdAt": TIME,
+    "updatedAt": TIME,
+    "total": _COUNT,
+    "succeeded": _COUNT,
+    "failed": _COUNT,
 }
 KEY_JOB_SUMMARY: Final = closed("KeyJobSummary", _JOB, *_JOB)
 KEY_JOB: Final = closed(

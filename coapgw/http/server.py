@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
 
@@ -70,10 +70,9 @@ class ManagementApi:
     def stop(self) -> Deferred[None]:
         """Take no more requests; fires when what is being done in threads has ended."""
         if self._port is None:
-            done: Deferred[None] = maybeDeferred(lambda: None)
-            return done
+            return succeed(None)
         self._jobs.stop()
-        stopped = maybeDeferred(self._port.stopListening)
+        stopped: Deferred[Any] = maybeDeferred(self._port.stopListening)
         self._port = None
         stopped.addCallback(lambda _: self._threads.stop())
         stopped.addCallback(
