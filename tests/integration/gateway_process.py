@@ -58,8 +58,10 @@ class GatewayProcess:
 
     def start(self) -> GatewayProcess:
         """Start it and wait until it is ready."""
-        coap, port = (self.ports["coap"][0], self.ports["mqtt"][0]) if self.ports else (0, 0)
-        settings = [f"coap.listen=['127.0.0.1:{coap}']", f"mqtt.embedded.listen=['127.0.0.1:{port}']", *self.settings]
+        ports = self.ports
+        coap, port, http = (ports["coap"][0], ports["mqtt"][0], ports["http"]) if ports else (0, 0, 0)
+        settings = [f"coap.listen=['127.0.0.1:{coap}']", f"mqtt.embedded.listen=['127.0.0.1:{port}']"]
+        settings += [f"http.listen=127.0.0.1:{http}", *self.settings]
         options = [argument for setting in settings for argument in ("--set", setting)]
         command = [*(self._limit or []), *TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options]
         with self.log.open("ab") as log:

@@ -19,7 +19,7 @@ from coapgw.service import Gateway, makeGateway
 from tests.integration.gateway_process import Device, coapgw
 from tests.unit.coap_wire import datagram
 
-ANY = ["coap.listen=['127.0.0.1:0']", "mqtt.embedded.listen=['127.0.0.1:0']"]
+ANY = ["coap.listen=['127.0.0.1:0']", "mqtt.embedded.listen=['127.0.0.1:0']", "http.listen=127.0.0.1:0"]
 
 
 class Reactor(EPollReactor):
