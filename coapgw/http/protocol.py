@@ -218,7 +218,7 @@ class ApiChannel(HTTPChannel):
             self._transport.abortConnection()
             return
         self.factory.counters.timeouts += 1
-        if (self._in_request and not self.requests) or self._in_request:
+        if self._in_request:
             self._end_with(TooSlow("the request did not arrive in time"))
         else:
             self.give_up()
