@@ -156,9 +156,10 @@ class Gateway(MultiService):
         self.directory = DeviceDirectory(self.registry.changes_since)
         self.directory.load()
         self._follower = self.directory.follow(self._reactor)
-        self._follower.setServiceParent(self)
         self.last_seen = LastSeen(registry)
-        LastSeenWriter(self.last_seen, self._reactor).setServiceParent(self)
+        for part in (self._follower, LastSeenWriter(self.last_seen, self._reactor)):
+            part.setServiceParent(self)
+            self._closing.append(part.disownServiceParent)  # another start makes others
         self.sessions = SqliteSessionStore(self._data / "broker.db")
         self._closing.append(self.sessions.close)
         self.spool: Spool = open_spool(self._data / "spool.db", self._reactor, config.spool.max_bytes)

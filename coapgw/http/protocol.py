@@ -125,8 +125,8 @@ class ApiChannel(HTTPChannel):
     def connectionMade(self) -> None:
         """Begin to wait for a request."""
         super().connectionMade()
-        self.factory.opened(self)
         self._expect_within(IDLE_SECONDS)
+        self.factory.opened(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Parse; nothing that comes of it may reach the reactor as an exception."""
@@ -184,6 +184,10 @@ class ApiChannel(HTTPChannel):
         self._given_up = True
         self._in_request = False
         self._expect_within(LINGER_SECONDS)
+
+    def is_given_up(self) -> bool:
+        """Return whether the connection is about to end."""
+        return self._given_up
 
     def is_answering(self) -> bool:
         """Return whether a request is being worked on."""
@@ -273,9 +277,11 @@ class ApiFactory(ServerFactory):
         if len(self._open) >= CONNECTIONS:
             quiet = next((one for one in self._open if not one.is_answering()), channel)
             self.counters.evicted_connections += 1
+            self._open.pop(quiet, None)  # now, and not when it has ended: the next one may be accepted before
             quiet.give_up()
             quiet._transport.abortConnection()
-        self._open[channel] = None
+        if not channel.is_given_up():
+            self._open[channel] = None
 
     def heard(self, channel: ApiChannel) -> None:
         """Take note that a connection is in use."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -19,6 +19,9 @@ from coapgw.http.protocol import ApiFactory
 from coapgw.http.threads import BoundedThreads
 from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen
 from coapgw.metrics import HttpCounters
+
+
+BACKLOG: Final = 500  # connections that wait to be accepted; beyond, the system lets them try again a second later
 
 
 class ManagementApi:
@@ -63,7 +66,7 @@ class ManagementApi:
 
     def start(self, host: str, port: int) -> None:
         """Listen; raises CannotListenError."""
-        self._port = self._reactor.listenTCP(port, self.factory, 50, host)
+        self._port = self._reactor.listenTCP(port, self.factory, BACKLOG, host)
         self._threads.start()
         self._jobs_thread.start()
 

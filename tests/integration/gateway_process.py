@@ -89,6 +89,16 @@ class GatewayProcess:
         return int(self.ports["mqtt"][0])
 
     @property
+    def http(self) -> tuple[str, int]:
+        """Where it takes HTTP."""
+        return "127.0.0.1", int(self.ports["http"])
+
+    @property
+    def token(self) -> str:
+        """The administrator's token."""
+        return (self.data / "admin.token").read_text().strip()
+
+    @property
     def pid(self) -> int:
         """Its process."""
         assert self._process is not None

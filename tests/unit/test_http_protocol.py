@@ -24,7 +24,7 @@ from coapgw.http.protocol import (
     LINGER_SECONDS,
     REQUEST_SECONDS,
 )
-from tests.unit.api_client import TOKEN, Api, Connection, answers_in, api_in, request
+from tests.unit.api_client import TOKEN, Api, answers_in, api_in, request
 from tests.unit.registries import iccid
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -268,13 +268,18 @@ def test_one_connection_too_many_ends_the_one_that_was_quiet_for_longest(shared:
     assert api.factory.counters.evicted_connections == 1
 
 
-def test_connections_are_bounded_whatever_comes(api: Api) -> None:
-    connections: list[Connection] = []
-    for _ in range(3 * CONNECTIONS):
-        connections.append(api.connect())
-        for one in connections:
-            if one.transport.disconnected and one.channel in api.factory._open:
-                one.channel.connectionLost(connectionDone)
+def test_connections_that_come_at_once_are_bounded(api: Api) -> None:
+    connections = [api.connect() for _ in range(3 * CONNECTIONS)]
+    assert len(api.factory) == CONNECTIONS
+    assert [one.transport.disconnected for one in connections] == [True] * 2 * CONNECTIONS + [False] * CONNECTIONS
+
+
+def test_connection_that_finds_everybody_at_work_is_ended(shared: Api) -> None:
+    api = Api(shared.registry, shared.keys, call_in_thread=Held())
+    for _ in range(CONNECTIONS):
+        api.connect().send(request("GET", "/v1/devices"))
+    newest = api.connect()
+    assert newest.transport.disconnected
     assert len(api.factory) == CONNECTIONS
 
 
