@@ -20,7 +20,6 @@ from coapgw.http.threads import BoundedThreads
 from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen
 from coapgw.metrics import HttpCounters
 
-
 BACKLOG: Final = 500  # connections that wait to be accepted; beyond, the system lets them try again a second later
 
 
