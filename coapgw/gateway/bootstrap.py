@@ -61,6 +61,7 @@ class Bootstrap:
     Args:
         keys: blocks, and is called where *call_in_thread* has it; one call at a time for a device.
         coaps_port: the number of the port that a derived URL names.
+        in_use: fires when DTLS knows a key: who has it may use it at once.
     """
 
     _log = Logger()
@@ -71,6 +72,7 @@ class Bootstrap:
         call_in_thread: CallInThread,
         settings: BootstrapSettings,
         coaps_port: Callable[[], int],
+        in_use: Callable[[DeviceKey], Deferred[None]],
         *,
         counters: BootstrapCounters | None = None,
     ) -> None:
@@ -79,6 +81,7 @@ class Bootstrap:
         self._call_in_thread = call_in_thread
         self._settings = settings
         self._coaps_port = coaps_port
+        self._in_use = in_use
         self.counters = counters or BootstrapCounters()
         self._asking: dict[str, list[tuple[str, Told]]] = {}
         self._failing = False
@@ -134,9 +137,12 @@ class Bootstrap:
             return
         self._asking[iccid] = [(url, told)]
         call = partial(self._keys.bootstrap, iccid, self._settings.rotate_after_seconds)
-        self._call_in_thread(call).addCallbacks(self._stored, partial(self._refused, iccid))
+        self._call_in_thread(call).addCallback(self._stored).addErrback(partial(self._refused, iccid))
 
-    def _stored(self, key: DeviceKey) -> None:
+    def _stored(self, key: DeviceKey) -> Deferred[None]:
+        return self._in_use(key).addCallback(self._tell, key)
+
+    def _tell(self, _: object, key: DeviceKey) -> None:
         if self._failing:
             self._failing = False
             self._log.info("devices can bootstrap again")

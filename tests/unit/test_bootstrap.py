@@ -14,7 +14,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import capturedLogs
 
 from coapgw.coap.messaging import MessageLayer
@@ -79,7 +79,7 @@ class Gateway:
         self.thread = OneThread()
         self.keys = keys
         self.directory = MemoryDirectory([Device(ICCID, ip=DEVICE[0]), Device(iccid(2), ip=OTHER[0])])
-        self.bootstrap = Bootstrap(keys, self.thread.call, settings, lambda: 5684)
+        self.bootstrap = Bootstrap(keys, self.thread.call, settings, lambda: 5684, self.in_use)
         uplink = Uplink(SpoolStub(), MessageIds(os.urandom), lambda: 0.0, UplinkSettings())
         site = ResourceSite(make_root(uplink, self.bootstrap))
         self.plain = MessageLayer(
@@ -89,6 +89,10 @@ class Gateway:
             site, DevicesByAssociation(self.directory), random.Random(2), local_host=lambda _: local_host
         )
         self._message_id = 0
+        self.not_in_use: Deferred[None] | None = None
+
+    def in_use(self, key: DeviceKey) -> Deferred[None]:
+        return self.not_in_use or succeed(None)
 
     def send(self, *, code: int = GET, kind: int = CON, source: Hashable = DEVICE, token: bytes = b"") -> list[bytes]:
         """Ask; return what is sent at once."""
@@ -123,6 +127,17 @@ def make(tmp_path: Path) -> Iterator[Make]:
             return Gateway(keys, BootstrapSettings(**settings), local_host)  # type: ignore[arg-type]
 
         yield gateway
+
+
+def test_the_answer_waits_until_handshakes_are_made_with_the_key(make: Make) -> None:
+    gateway = make()
+    gateway.not_in_use = Deferred()
+    assert gateway.send() == []
+    gateway.thread.finish()
+    assert gateway.answers() == []
+    gateway.not_in_use.callback(None)
+    (answer,) = gateway.answers()
+    assert payload_of(answer).startswith(ICCID.encode())
 
 
 def payload_of(answer: bytes) -> bytes:
@@ -328,7 +343,7 @@ def test_every_call_is_told_once(steps: list[int | str]) -> None:
     thread = OneThread()
     told: list[int] = []
     asked = 0
-    bootstrap = Bootstrap(SameKeyForAll(), thread.call, BootstrapSettings(), lambda: 5684)
+    bootstrap = Bootstrap(SameKeyForAll(), thread.call, BootstrapSettings(), lambda: 5684, lambda _: succeed(None))
     for step in [*steps, "finish"]:
         if isinstance(step, int):
             asked += 1

@@ -8,7 +8,7 @@ import random
 from collections.abc import Hashable
 
 import pytest
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import maybeDeferred, succeed
 from zope.interface import implementer
 
 from coapgw.coap.messaging import MessageLayer
@@ -53,7 +53,7 @@ class Gateway:
         self.spool = SpoolStub()
         self.directory = Directory()
         self.uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, UplinkSettings(**settings))  # type: ignore[arg-type]
-        bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684)
+        bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684, lambda _: succeed(None))
         self.layer = MessageLayer(
             *(ResourceSite(make_root(self.uplink, bootstrap)), DevicesByAddress(self.directory), random.Random(1))
         )
