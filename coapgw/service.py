@@ -293,11 +293,16 @@ class Gateway(MultiService):
         self._fronts.append(front)
         return SecureLayer(front, messages)
 
+    def _fronts_by_socket(self) -> dict[str, Front]:
+        """Return the DTLS fronts by the address and port of their sockets."""
+        sockets = zip(self.coaps_ports, self.config.coaps.listen, self._fronts, strict=True)
+        return {f"{address.host} {port.number}": front for port, address, front in sockets}
+
     def _restore_associations(self) -> None:
         """Go on with the associations of before a planned restart, those whose devices and sockets are still here."""
         if not self._fronts:
             return
-        fronts = dict(zip(map(str, self.config.coaps.listen), self._fronts, strict=True))
+        fronts = self._fronts_by_socket()
         try:
             saved = take_associations(self._data, time.monotonic(), _now_ms(), self._ciphers)
         except StorageError as lost:
@@ -312,8 +317,8 @@ class Gateway(MultiService):
 
     def _save_associations(self) -> None:
         """Save what can go on after a planned restart; nothing is sealed for it any more."""
-        labelled = zip(map(str, self.config.coaps.listen), self._fronts, strict=True)
-        located = [Located(listener, one) for listener, front in labelled for one in front.release()]
+        fronts = self._fronts_by_socket()
+        located = [Located(listener, one) for listener, front in fronts.items() for one in front.release()]
         if not located:
             return
         try:
