@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
-from twisted.application.service import IService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
@@ -20,6 +20,7 @@ from coapgw.model import Device
 from coapgw.storage.devices import Changes
 from coapgw.storage.key_image import KeyImage, serial_of
 
+STALE_SECONDS: Final = 30.0  # a look that takes this long is not coming back soon
 POLL_SECONDS: Final = 0.25  # a change shall be seen within a second, also on a machine that is busy
 
 ReadChanges: TypeAlias = Callable[[int | None], Changes | None]
@@ -119,7 +120,7 @@ class DeviceDirectory:
 
     def follow(
         self, reactor: Any, call_in_thread: CallInThread | None = None, interval: float = POLL_SECONDS
-    ) -> IService:
+    ) -> RegistryFollower:
         """Return a service that keeps the image up to date while it runs.
 
         Args:
@@ -172,7 +173,7 @@ class DeviceDirectory:
 
 
 class RegistryFollower(Service):
-    """Looks into the registry now and then, with one look at a time, and has the image take in what is new.
+    """Looks into the registry now and then and when asked, one look at a time, and has the image take in what is new.
 
     A registry that fails is logged once and looked at again; the devices stay as they were.
     """
@@ -187,7 +188,14 @@ class RegistryFollower(Service):
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
         self._looking: Deferred[None] | None = None
+        self._waiting: list[Deferred[None]] = []
         self._failing = False
+        self._clock = clock
+        self._looked_at = clock.seconds()
+
+    def is_healthy(self) -> bool:
+        """Whether the last look at the registry went well, and was not too long ago."""
+        return not self._failing and self._clock.seconds() - self._looked_at < STALE_SECONDS
 
     def startService(self) -> None:
         """Begin to look."""
@@ -205,11 +213,29 @@ class RegistryFollower(Service):
         self._looking.addBoth(lambda _: ended.callback(None))
         return ended
 
-    def _look(self) -> Deferred[None]:
-        """Read, elsewhere, and apply, here; never fails.  The loop waits for it before it looks again."""
-        looking = self._call_in_thread(self._directory.read).addCallback(self._seen).addErrback(self._failed)
+    def catch_up(self) -> Deferred[None]:
+        """Look now; fires when everything is in the image that was in the registry when this was called, or cannot be.
+
+        Calls that come while a look is under way share the next one.
+        """
+        if not self.running:
+            return succeed(None)
+        seen: Deferred[None] = Deferred()
+        self._waiting.append(seen)
+        if self._looking is None:
+            self._look()
+        return seen
+
+    def _look(self) -> None:
+        """Read, elsewhere, and apply, here, unless that is under way."""
+        if self._looking is not None:
+            return
+        waiting, self._waiting = self._waiting, []
+        looking: Deferred[None] = Deferred()
         self._looking = looking
-        return looking.addBoth(self._looked)
+        looking.addBoth(self._looked, waiting)
+        reading = self._call_in_thread(self._directory.read).addCallback(self._seen).addErrback(self._failed)
+        reading.addBoth(looking.callback)
 
     def _seen(self, changes: Changes | None) -> None:
         if self._failing:
@@ -227,8 +253,13 @@ class RegistryFollower(Service):
         else:
             self._log.failure("devices stay as they were", failure)
 
-    def _looked(self, _: object) -> None:
+    def _looked(self, _: object, waiting: Sequence[Deferred[None]]) -> None:
         self._looking = None
+        self._looked_at = self._clock.seconds()
+        for seen in waiting:
+            seen.callback(None)
+        if self._waiting and self.running:
+            self._look()
 
 
 def _pool_of(reactor: Any) -> CallInThread:
