@@ -57,7 +57,6 @@ from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
-from coapgw.storage.key_arrival import KeyArrival
 from coapgw.storage.keys import DeviceKeys
 from coapgw.storage.last_seen import LastSeen, LastSeenWriter
 from coapgw.storage.sealing import open_seal
@@ -239,10 +238,9 @@ class Gateway(MultiService):
         )
         thread = CallThread(self._reactor, "coapgw bootstrap")
         self._closing.append(thread.stop)
-        arrival = KeyArrival(self.directory)
         self.bootstrap = Bootstrap(
             self.keys,
-            lambda call: thread.call(call).addCallback(arrival.when_known),
+            thread.call,
             BootstrapSettings(
                 networks=config.bootstrap.networks,
                 terms_accepted=config.bootstrap.terms_accepted,

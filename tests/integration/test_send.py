@@ -137,22 +137,6 @@ def test_the_key_is_never_shown(gateway: GatewayProcess) -> None:
         assert KEY.encode().hex().encode() not in done.stdout
 
 
-@pytest.mark.parametrize("number", range(1, 5))
-def test_a_new_key_is_good_at_once(gateway: GatewayProcess, number: int) -> None:
-    """The gateway's memory follows its registry four times a second; a device does not wait for that."""
-    address = f"127.2.0.{number}"
-    coapgw(gateway.data, "device", "add", f"89882806660000002{number:02}", "--ip", address)
-    url = f"coap://127.0.0.1:{gateway.coap[1]}"
-
-    def is_known() -> bool:
-        return b"Not Found" in _send(url, "--bind", address).stdout
-
-    until(is_known)
-    done = _send("--bootstrap", url, "/?t=x", "hello", "--bind", address, "--no-retransmit", "-v")
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count(b"-> ClientKeyExchange") == 1
-
-
 @pytest.mark.parametrize(("identity", "key"), [(ICCID, "another key 1234"), ("8988280666000000025", KEY)])
 def test_nobody_gets_in_without_the_key(gateway: GatewayProcess, identity: str, key: str) -> None:
     url = f"coaps://127.0.0.1:{gateway.coaps[1]}/"
