@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
@@ -13,6 +13,7 @@ from coapgw.errors import DeviceExists, DeviceNotFound, DeviceRefused, ImportRef
 from coapgw.interfaces import IDeviceRegistry
 from coapgw.model import Device, DeviceStatus, checked_iccid, checked_imsi, checked_ip, checked_name, checked_status
 from coapgw.storage.database import RegistryDatabase
+from coapgw.storage.key_image import KeyImage, image_of
 from coapgw.storage.tables import device_keys, devices, devices_removed, registry_version
 
 CHUNK: Final = 500  # values in one IN (…): SQLite before 3.32 takes 999 in a statement
@@ -22,6 +23,7 @@ _COLUMNS: Final = (
     *(devices.c.iccid, devices.c.imsi, devices.c.ip, devices.c.name),
     *(devices.c.status, devices.c.created_at, devices.c.updated_at),
 )
+_KEY: Final = (device_keys.c.iccid, device_keys.c.serial, device_keys.c.format, device_keys.c.sealed)
 _STATUS: Final = {status.value: status for status in DeviceStatus}
 _CHANGEABLE: Final = frozenset(("imsi", "ip", "name", "status"))
 
@@ -36,14 +38,16 @@ class Changes:
     Args:
         version: reading on from here misses nothing.
         changed: devices as they are now, in no order.
-        removed: ICCIDs of devices that are gone; one that came back is in *changed* too.
-        complete: *changed* holds every device there is, and *removed* nothing.
+        removed: ICCIDs of devices that are gone, with their keys; one that came back is in *changed* too.
+        complete: *changed* holds every device there is, *keys* every key, and *removed* nothing.
+        keys: by ICCID, those that were set or replaced, as they are now.
     """
 
     version: int
     changed: Sequence[Device]
     removed: Sequence[str] = ()
     complete: bool = False
+    keys: Mapping[str, KeyImage] = attrs.field(factory=dict, repr=False)
 
 
 @implementer(IDeviceRegistry)
@@ -147,11 +151,14 @@ class DeviceRegistry:
             if current == version:
                 return None
             if version is None or current < version:
-                return Changes(current, _read(connection, select(*_COLUMNS)), complete=True)
+                devices_there = _read(connection, select(*_COLUMNS))
+                return Changes(current, devices_there, complete=True, keys=_read_keys(connection, select(*_KEY)))
             # Removals before changes: a device that comes back in between is there in the end.
             removed = connection.execute(select(devices_removed.c.iccid).where(devices_removed.c.version > version))
             gone = tuple(removed.scalars())
-            return Changes(current, _read(connection, select(*_COLUMNS).where(devices.c.version > version)), gone)
+            changed = _read(connection, select(*_COLUMNS).where(devices.c.version > version))
+            keys = _read_keys(connection, select(*_KEY).where(device_keys.c.serial > version))
+            return Changes(current, changed, gone, keys=keys)
 
     def _all_born(self, new: Iterable[Device]) -> tuple[_Devices, Sequence[tuple[int, DeviceRefused]]]:
         """Return checked devices with their times, and a refusal for each that is wrong or repeats an earlier one."""
@@ -270,3 +277,9 @@ def _read(connection: Connection, wanted: Select[Any]) -> list[Device]:
     """Return every device that *wanted* selects, never holding all of them twice."""
     rows = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(wanted)
     return [_device(row) for row in rows]
+
+
+def _read_keys(connection: Connection, wanted: Select[Any]) -> dict[str, KeyImage]:
+    """Return every key that *wanted* selects, by the ICCID of its device."""
+    rows = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(wanted)
+    return {iccid: image_of(serial, key_format, sealed) for iccid, serial, key_format, sealed in rows}

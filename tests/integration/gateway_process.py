@@ -58,10 +58,10 @@ class GatewayProcess:
 
     def start(self) -> GatewayProcess:
         """Start it and wait until it is ready."""
-        ports = self.ports
-        coap, port, http = (ports["coap"][0], ports["mqtt"][0], ports["http"]) if ports else (0, 0, 0)
-        settings = [f"coap.listen=['127.0.0.1:{coap}']", f"mqtt.embedded.listen=['127.0.0.1:{port}']"]
-        settings += [f"http.listen=127.0.0.1:{http}", *self.settings]
+        listen = {"coap": "coap.listen", "coaps": "coaps.listen", "mqtt": "mqtt.embedded.listen"}
+        ports = {kind: (self.ports.get(kind) or [0])[0] for kind in listen}
+        settings = [f"{key}=['127.0.0.1:{ports[kind]}']" for kind, key in listen.items()]
+        settings += [f"http.listen=127.0.0.1:{self.ports.get('http', 0)}", *self.settings]
         options = [argument for setting in settings for argument in ("--set", setting)]
         command = [*(self._limit or []), *TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options]
         with self.log.open("ab") as log:
@@ -82,6 +82,11 @@ class GatewayProcess:
     def coap(self) -> tuple[str, int]:
         """Where it takes CoAP."""
         return "127.0.0.1", int(self.ports["coap"][0])
+
+    @property
+    def coaps(self) -> tuple[str, int]:
+        """Where it takes CoAP over DTLS."""
+        return "127.0.0.1", int(self.ports["coaps"][0])
 
     @property
     def mqtt(self) -> int:

@@ -13,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from coapgw import metrics
 from coapgw.http.metrics_page import MEANINGS, CounterGroup, Gauge, MetricsPage
 from coapgw.metrics import (
+    BootstrapCounters,
     BrokerCounters,
+    DtlsCounters,
     HttpCounters,
     MessagingCounters,
     SocketCounters,
@@ -25,12 +27,14 @@ PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding
 KINDS: dict[str, Any] = {
     "coap": MessagingCounters,
     "udp": SocketCounters,
+    "dtls": DtlsCounters,
+    "bootstrap": BootstrapCounters,
     "uplink": UplinkCounters,
     "spool": SpoolCounters,
     "mqtt": BrokerCounters,
     "http": HttpCounters,
 }
-GAUGES = ("ready", "devices", "spool_fill_ratio", "mqtt_clients", "mqtt_sessions")
+GAUGES = ("ready", "devices", "dtls_associations", "spool_fill_ratio", "mqtt_clients", "mqtt_sessions")
 
 
 def samples(page: bytes) -> dict[str, float]:
