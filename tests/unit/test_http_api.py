@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from coapgw.errors import StorageError
 from coapgw.http.operations import OperationTable, Reply
 from coapgw.http.schemas import KEYS_AT_ONCE
-from coapgw.interfaces import IDeviceKeys, ILastSeen
-from coapgw.model import Device, DeviceKey, KeyFormat, WrittenKey
+from coapgw.interfaces import ILastSeen
+from coapgw.model import Device, WrittenKey
+from tests.fakes import LostKeys
 from tests.unit.api_client import TOKEN, Api, KnownTimes, api_in, request
 from tests.unit.registries import START_MS, iccid
 
@@ -29,29 +28,8 @@ def api(tmp_path: Path) -> Iterator[Api]:
         yield opened
 
 
-@implementer(IDeviceKeys)
-class FailingKeys:
-    """Keys in a database that is gone."""
-
-    def get(self, iccid: str) -> DeviceKey:
-        raise StorageError("the disk is gone")
-
-    def set(self, iccid: str, written: str, key_format: KeyFormat) -> DeviceKey:
-        raise StorageError("the disk is gone")
-
-    def set_all(self, wanted: Iterable[WrittenKey]) -> Sequence[DeviceKey]:
-        raise StorageError("the disk is gone")
-
-    def rotate(self, iccid: str) -> DeviceKey:
-        raise StorageError("the disk is gone")
-
-    def bootstrap(self, iccid: str, rotate_after_seconds: int) -> DeviceKey:
-        raise StorageError("the disk is gone")
-
-
-def test_fakes_are_what_they_stand_for() -> None:
+def test_fake_is_what_it_stands_for() -> None:
     assert verifyObject(ILastSeen, KnownTimes())
-    assert verifyObject(IDeviceKeys, FailingKeys())
 
 
 # ---------------------------------------------------------------------- devices
@@ -291,9 +269,9 @@ def test_unknown_job_is_404(api: Api) -> None:
 
 
 def test_failing_database_is_500_with_its_sentence(api: Api) -> None:
-    failing = Api(api.registry, FailingKeys())
+    failing = Api(api.registry, LostKeys())
     answer = failing.ask("GET", f"/v1/integrate/devices/{ONE}/psk/COAP")
-    assert (answer.status, answer.messages) == (500, ["the disk is gone"])
+    assert (answer.status, answer.messages) == (500, ["the device registry is gone"])
 
 
 def test_mistake_of_ours_is_500_without_a_word_of_it(api: Api) -> None:
