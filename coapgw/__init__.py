@@ -9,6 +9,8 @@ A message's way in, and the rooms it passes::
                          storage/spool     group commit; here the 2.04 is earned
                          mqtt/publisher    to the embedded broker (mqtt/broker), later to a bridge
 
+Beside it ``http`` serves the management API: one table of operations, which ``http/openapi`` describes.
+
 Protocols are machines without I/O (``coap``, ``mqtt.packets``, ``mqtt.session``, ``mqtt.broker``): bytes and ``now`` go
 in, bytes and events come out; ``net`` pumps them.  The domain (``gateway``) sees devices, topics and payloads and meets
 the outside through ``interfaces``.  What must not be lost is on disk before it is promised.

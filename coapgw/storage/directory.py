@@ -173,7 +173,7 @@ class DeviceDirectory:
 
 
 class RegistryFollower(Service):
-    """Looks into the registry now and then and when asked, one look at a time, and has the image take in what is new.
+    """Looks into the registry now and then, with one look at a time, and has the image take in what is new.
 
     A registry that fails is logged once and looked at again; the devices stay as they were.
     """
@@ -188,7 +188,6 @@ class RegistryFollower(Service):
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
         self._looking: Deferred[None] | None = None
-        self._waiting: list[Deferred[None]] = []
         self._failing = False
         self._clock = clock
         self._looked_at = clock.seconds()
@@ -213,29 +212,11 @@ class RegistryFollower(Service):
         self._looking.addBoth(lambda _: ended.callback(None))
         return ended
 
-    def catch_up(self) -> Deferred[None]:
-        """Look now; fires when everything is in the image that was in the registry when this was called, or cannot be.
-
-        Calls that come while a look is under way share the next one.
-        """
-        if not self.running:
-            return succeed(None)
-        seen: Deferred[None] = Deferred()
-        self._waiting.append(seen)
-        if self._looking is None:
-            self._look()
-        return seen
-
-    def _look(self) -> None:
-        """Read, elsewhere, and apply, here, unless that is under way."""
-        if self._looking is not None:
-            return
-        waiting, self._waiting = self._waiting, []
-        looking: Deferred[None] = Deferred()
+    def _look(self) -> Deferred[None]:
+        """Read, elsewhere, and apply, here; never fails.  The loop waits for it before it looks again."""
+        looking = self._call_in_thread(self._directory.read).addCallback(self._seen).addErrback(self._failed)
         self._looking = looking
-        looking.addBoth(self._looked, waiting)
-        reading = self._call_in_thread(self._directory.read).addCallback(self._seen).addErrback(self._failed)
-        reading.addBoth(looking.callback)
+        return looking.addBoth(self._looked)
 
     def _seen(self, changes: Changes | None) -> None:
         if self._failing:
@@ -253,13 +234,9 @@ class RegistryFollower(Service):
         else:
             self._log.failure("devices stay as they were", failure)
 
-    def _looked(self, _: object, waiting: Sequence[Deferred[None]]) -> None:
+    def _looked(self, _: object) -> None:
         self._looking = None
         self._looked_at = self._clock.seconds()
-        for seen in waiting:
-            seen.callback(None)
-        if self._waiting and self.running:
-            self._look()
 
 
 def _pool_of(reactor: Any) -> CallInThread:

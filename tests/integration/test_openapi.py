@@ -17,6 +17,7 @@ from tests.integration.http_client import Client
 SECONDS = 20
 """How long it may take; what it did not get to in this time it did not check, and says so."""
 
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 ICCID = "8988280666000000017"
 
 
@@ -35,9 +36,16 @@ def test_document_is_true(gateway: GatewayProcess, tmp_path: Path) -> None:
     host, port = gateway.http
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "schemathesis.cli", "run", f"http://{host}:{port}/v1/openapi.json"),
+            *(
+                sys.executable,
+                "-m",
+                "schemathesis.cli",
+                *("--config-file", str(CONFIGURATION)),
+                "run",
+                f"http://{host}:{port}/v1/openapi.json",
+            ),
             *("--header", f"Authorization: Bearer {gateway.token}", "--checks", "all", "--seed", "1"),
-            *("--max-examples", "15", "--request-timeout", "10", "--workers", "2", "--no-color"),
+            *("--max-examples", "40", "--request-timeout", "10", "--workers", "2", "--no-color"),
         ],
         cwd=tmp_path,
         capture_output=True,

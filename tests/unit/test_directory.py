@@ -155,29 +155,6 @@ def test_image_follows_additions_changes_and_removals(registry: DeviceRegistry, 
     assert following.told == [[iccid(1), iccid(2)]]
 
 
-def test_catching_up_sees_what_was_there_when_it_was_asked_for(registry: DeviceRegistry) -> None:
-    clock, thread = Clock(), OneThread()
-    directory = DeviceDirectory(registry.changes_since)
-    follower = directory.follow(clock, thread.call)
-    follower.startService()
-    registry.add(Device(iccid(1)))
-    first, second = follower.catch_up(), follower.catch_up()  # a look is under way, which may have read already
-    thread.finish()
-    assert [one.called for one in (first, second)] == [False, False]
-    thread.finish()
-    assert first.called
-    assert second.called
-    assert directory.by_iccid(iccid(1)) is not None
-    third = follower.catch_up()
-    registry.add(Device(iccid(2)))
-    thread.finish()
-    assert third.called
-    assert directory.by_iccid(iccid(2)) is not None
-    ended = follower.stopService()
-    assert ended.called
-    assert follower.catch_up().called
-
-
 def test_generation_grows_once_a_look_and_only_with_changes(registry: DeviceRegistry, following: Following) -> None:
     registry.import_all([Device(iccid(number)) for number in range(5)])
     registry.update(iccid(1), {"name": "x"})

@@ -108,7 +108,7 @@ def test_list_is_narrowed_by_status_and_text(api: Api) -> None:
         ),
         *(("limit=1&limit=2", "limit"), ("status=active", "status"), ("cursor=x", "cursor"), ("cursor=MQ", "cursor")),
         *(("cursor=", "cursor"), ("stauts=ACTIVE", "stauts"), (f"q={'x' * 65}", "q"), ("q=%ff", ""), ("q", "")),
-        *(("limit=" + "9" * 5000, "limit"), ("limit=%D9%A1", "limit"), ("cursor=MQ%3D%3D", "cursor")),
+        *(("limit=" + "9" * 5000, "limit"), ("limit=%D9%A1", "limit"), ("cursor=c1", "cursor")),
     ],
 )
 def test_wrong_query_is_refused_with_its_name(api: Api, query: str, field: str) -> None:

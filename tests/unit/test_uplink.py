@@ -52,7 +52,9 @@ class Gateway:
         self.now = 1670598749.915
         self.spool = SpoolStub()
         self.directory = Directory()
-        self.uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, UplinkSettings(**settings))  # type: ignore[arg-type]
+        self.heard: dict[str, int] = {}
+        uplink_settings = UplinkSettings(**settings)  # type: ignore[arg-type]
+        self.uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, uplink_settings, heard=self.heard)
         bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684, lambda: 0.0)
         self.layer = MessageLayer(
             *(ResourceSite(make_root(self.uplink, bootstrap)), DevicesByAddress(self.directory), random.Random(1))
@@ -276,3 +278,19 @@ def test_prefix_and_raw_payloads_are_as_configured() -> None:
 def test_an_error_nobody_thought_of_is_5_00() -> None:
     assert answer_to(RuntimeError("secret"))[0] == 0xA0
     assert answer_to(RuntimeError("secret"))[1] == b""
+
+
+def test_device_is_heard_whatever_becomes_of_its_message() -> None:
+    gateway = Gateway()
+    gateway.spool.refuse = SpoolFull("no room")
+    gateway.send()
+    assert gateway.heard == {ICCID: 1670598749915}
+    gateway.now += 1
+    gateway.send()
+    assert gateway.heard == {ICCID: 1670598750915}
+
+
+def test_stranger_is_not_heard() -> None:
+    gateway = Gateway()
+    gateway.send(source=STRANGER)
+    assert gateway.heard == {}
