@@ -76,6 +76,7 @@ class UplinkCounters:
     unauthorised: int = 0
     topic_refused: int = 0
     too_large: int = 0
+    over_rate: int = 0
     not_stored: int = 0
     introduced: int = 0
 

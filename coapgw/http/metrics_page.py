@@ -66,6 +66,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "uplink_unauthorised": "Messages of no registered, active device",
     "uplink_topic_refused": "Messages with a topic that is none",
     "uplink_too_large": "Messages over uplink.max_payload",
+    "uplink_over_rate": "Messages over limits.device_rate",
     "uplink_not_stored": "Messages refused, because the spool was full or failing",
     "uplink_introduced": "Devices heard for the first time",
     "spool_commits": "Transactions of the spool",

@@ -215,9 +215,10 @@ def test_localhost_is_a_place_to_listen_for_coap(gateway: GatewayProcess) -> Non
     assert _post(gateway, b"x") == 0x44
 
 
-@pytest.mark.parametrize("gateway", [("limits.device_rate=5",)], indirect=True)
-def test_a_limit_that_is_not_kept_is_said_at_start(gateway: GatewayProcess) -> None:
-    until(lambda: "limits.device_rate is not in this version yet" in gateway.log.read_text())
+@pytest.mark.parametrize("gateway", [("limits.device_rate=0.01",)], indirect=True)
+def test_a_device_over_its_rate_is_told_when_to_come_again(gateway: GatewayProcess) -> None:
+    assert _post(gateway, b"x") == 0x44
+    assert _post(gateway, b"x") == 0x9D
 
 
 def test_more_clients_than_files_are_turned_away_without_a_line_each(data: Path, started: Starter) -> None:
