@@ -235,7 +235,7 @@ def test_more_clients_than_files_are_turned_away_without_a_line_each(data: Path,
 
 def test_a_second_gateway_on_the_same_data_is_refused_with_a_sentence(gateway: GatewayProcess) -> None:
     command = [*TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(gateway.data), "--set", "coap.listen=[]"]
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 1
     assert "another gateway runs on" in second.stderr
     assert "Traceback" not in second.stderr + second.stdout  # the log goes to stdout
