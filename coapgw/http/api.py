@@ -7,7 +7,6 @@ from http import HTTPStatus
 from typing import Final
 
 import attrs
-from twisted.logger import Logger
 
 from coapgw.errors import DeviceExists, DeviceNotFound, DeviceRefused, KeyNotFound, KeyRefused, StorageError
 from coapgw.http.devices import DeviceOperations
@@ -30,8 +29,6 @@ from coapgw.http.refusals import (
     TooSlow,
 )
 from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen
-
-_log = Logger()
 
 
 def answer_to(error: Exception) -> Reply:
@@ -61,7 +58,6 @@ def answer_to(error: Exception) -> Reply:
         case StorageError():
             return _told(500, error)
         case _:
-            _log.error("unexpected {kind} for a request", kind=type(error).__name__)
             return _refusal(500, [Mistake("", "an error of the gateway's own")])
 
 

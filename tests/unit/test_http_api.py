@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import capturedLogs
 from zope.interface.verify import verifyObject
 
 from coapgw.http.operations import OperationTable, Reply
@@ -274,12 +275,16 @@ def test_failing_database_is_500_with_its_sentence(api: Api) -> None:
     assert (answer.status, answer.messages) == (500, ["the device registry is gone"])
 
 
-def test_mistake_of_ours_is_500_without_a_word_of_it(api: Api) -> None:
+def test_mistake_of_ours_is_500_without_a_word_of_it_and_logged_a_few_times(api: Api) -> None:
     def wrong(call: object) -> Deferred[Reply]:
-        return fail(RuntimeError(SECRET))
+        return fail(RuntimeError("of ours"))
 
-    answer = Api(api.registry, api.keys, call_in_thread=wrong).ask("GET", "/v1/devices")
-    assert (answer.status, answer.messages) == (500, ["an error of the gateway's own"])
+    broken = Api(api.registry, api.keys, call_in_thread=wrong)
+    with capturedLogs() as logged:
+        answers = [broken.ask("GET", "/v1/devices") for _ in range(20)]
+    assert {(answer.status, *answer.messages) for answer in answers} == {(500, "an error of the gateway's own")}
+    assert len(logged) == 10
+    assert broken.factory.counters.pump_errors == 20
 
 
 # ---------------------------------------------------------------------- what watches
