@@ -33,13 +33,6 @@ from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
 from coapgw.config import Config, Engine, MqttMode, PayloadForm
 from coapgw.config_values import ListenAddress
-from coapgw.dtls.admission import Admission, HandshakeLimits
-from coapgw.dtls.association import CipherCache
-from coapgw.dtls.front import Front
-from coapgw.dtls.hello import Cookies
-from coapgw.dtls.openssl import ServerContext
-from coapgw.dtls.saved import Located
-from coapgw.dtls.table import AssociationLimits, AssociationTable
 from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
 from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
@@ -49,7 +42,7 @@ from coapgw.gateway.uplink import Uplink, UplinkSettings
 from coapgw.http.access import open_token
 from coapgw.http.metrics_page import CounterGroup, Gauge, MetricsPage
 from coapgw.http.server import ManagementApi
-from coapgw.metrics import DtlsCounters, HttpCounters
+from coapgw.metrics import HttpCounters
 from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
 from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.embedded import EmbeddedLink
@@ -57,7 +50,7 @@ from coapgw.mqtt.publisher import Publisher
 from coapgw.net.dtls import SecureLayer
 from coapgw.net.mqtt import BrokerPump, MqttServerFactory
 from coapgw.net.udp import CoapPort, Layer, local_hosts
-from coapgw.storage.associations import take_associations, write_associations
+from coapgw.secure import SecureCoap
 from coapgw.storage.call_thread import CallThread
 from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
@@ -150,7 +143,8 @@ class Gateway(MultiService):
             self._closing.append(self._forget_ports)
             self._build_mqtt()
             self._build_coap()
-            self._build_coaps()
+            self.secure = SecureCoap(self.config.coaps, self._data, self.credentials)
+            self.directory.subscribe(self.secure.associations.devices_changed)
             self._build_http()
             self._listen()
         except OSError as refused:
@@ -253,84 +247,34 @@ class Gateway(MultiService):
                 public_url=config.coaps.public_url,
             ),
             lambda: self.coaps_ports[0].number if self.coaps_ports else COAPS_PORT,
+            time.monotonic,
+            # A device that asked over DTLS loses its association with its old key: the answer leaves before that.
+            learn=lambda key: self._reactor.callLater(0, self.credentials.learn, key),
         )
         self.root = make_root(self.uplink, self.bootstrap)
         for segment, mounted in self._mount.items():
             self.root.putChild(segment.encode(), mounted)
         self._site = ResourceSite(self.root)
-        self._layers: list[MessageLayer] = []
-        self._peers = DevicesByAddress(self.directory)
+        self.layers: list[MessageLayer] = []
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
 
     def _layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> MessageLayer:
-        random = SystemRandom()
-        layer = MessageLayer(self._site, self._peers, random, limits=self._limits, wake=wake, local_host=local_host)
-        self._layers.append(layer)
-        return layer
-
-    def _build_coaps(self) -> None:
-        """Build what the DTLS fronts (one for each socket) share: keys, associations, and who may become one."""
-        coaps, counters = self.config.coaps, DtlsCounters()
-        limits = AssociationLimits(
-            associations=coaps.max_associations,
-            connections=coaps.max_cbc_associations,
-            idle_seconds=coaps.idle_seconds,
+        peers = DevicesByAddress(self.directory)
+        layer = MessageLayer(
+            *(self._site, peers, SystemRandom()), limits=self._limits, wake=wake, local_host=local_host
         )
-        self.associations = AssociationTable(limits, self.credentials.is_current, counters)
-        self.directory.subscribe(self.associations.devices_changed)
-        self._admission = Admission(HandshakeLimits(coaps.max_handshakes, coaps.handshakes_per_second), counters)
-        self._dtls = ServerContext(self.credentials.credential, coaps.mtu)
-        self._fronts: list[Front] = []
-        self._cookies, self._ciphers = Cookies(os.urandom), CipherCache()
-        self._secure_peers = DevicesByAssociation(self.directory)
-        endpoints = max(self._limits.endpoints, coaps.max_associations)
-        self._secure_limits = attrs.evolve(self._limits, endpoints=endpoints)
+        self.layers.append(layer)
+        return layer
 
     def _secure_layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> SecureLayer:
         messages = MessageLayer(
-            *(self._site, self._secure_peers, SystemRandom()),
-            limits=self._secure_limits,
+            *(self._site, DevicesByAssociation(self.directory), SystemRandom()),
+            limits=attrs.evolve(self._limits, endpoints=self.secure.endpoints),
             wake=wake,
             local_host=lambda association: local_host(getattr(association, "address", None)),
         )
-        front = Front(
-            *(self.associations, self._admission, self._dtls.engine, self._cookies, self._ciphers),
-            deliver=messages.receive_datagram,
-            forgotten=messages.forget,
-            mtu=self.config.coaps.mtu,
-            wake=wake,
-        )
-        self._layers.append(messages)
-        self._fronts.append(front)
-        return SecureLayer(front, messages)
-
-    def _restore_associations(self) -> None:
-        """Go on with the associations of before a planned restart, those whose devices and sockets are still here."""
-        if not self._fronts:
-            return
-        fronts = dict(zip(map(str, self.config.coaps.listen), self._fronts, strict=True))
-        try:
-            saved = take_associations(self._data, time.monotonic(), _now_ms(), self._ciphers)
-        except StorageError as lost:
-            self.log.warn("devices need new handshakes: {reason}", reason=str(lost))
-            return
-        for listener, association in saved:
-            if listener in fronts and self.credentials.is_current(association.iccid, association.serial):
-                fronts[listener].restore(association)
-        if saved:
-            restored = self.associations.counters.restored
-            self.log.info("{restored} of {saved} DTLS associations go on", restored=restored, saved=len(saved))
-
-    def _save_associations(self) -> None:
-        """Save what can go on after a planned restart; nothing is sealed for it any more."""
-        labelled = zip(map(str, self.config.coaps.listen), self._fronts, strict=True)
-        located = [Located(listener, one) for listener, front in labelled for one in front.release()]
-        if not located:
-            return
-        try:
-            write_associations(self._data, located, time.monotonic(), _now_ms())
-        except StorageError as failed:
-            self.log.error("devices will need new handshakes: {reason}", reason=str(failed))
+        self.layers.append(messages)
+        return self.secure.layer(messages, wake)
 
     def _build_http(self) -> None:
         """Build the management API."""
@@ -351,9 +295,9 @@ class Gateway(MultiService):
     def _metrics_page(self) -> MetricsPage:
         """Return the page of every counter; a new room of the house is a line here."""
         groups = (
-            CounterGroup("coap", lambda: [layer.counters for layer in self._layers]),
-            CounterGroup("udp", lambda: [port.counters for port in (*self.coap_ports, *self.coaps_ports)]),
-            CounterGroup("dtls", lambda: [self.associations.counters]),
+            CounterGroup("coap", lambda: [layer.counters for layer in self.layers]),
+            CounterGroup("udp", lambda: [port.counters for port in self.coap_ports + self.coaps_ports]),
+            CounterGroup("dtls", lambda: [self.secure.counters]),
             CounterGroup("bootstrap", lambda: [self.bootstrap.counters]),
             CounterGroup("uplink", lambda: [self.uplink.counters]),
             CounterGroup("spool", lambda: [self.spool.counters]),
@@ -362,8 +306,9 @@ class Gateway(MultiService):
         )
         gauges = (
             Gauge("ready", lambda: not self.unready()),
+            Gauge("dtls_associations", lambda: len(self.secure.associations)),
+            Gauge("dtls_half_open", lambda: self.secure.admission.half_open),
             Gauge("devices", lambda: len(self.directory)),
-            Gauge("dtls_associations", lambda: len(self.associations)),
             Gauge("spool_fill_ratio", lambda: self.spool.fill),
             Gauge("mqtt_clients", lambda: self.broker.connected_clients),
             Gauge("mqtt_sessions", lambda: len(self.broker.sessions)),
@@ -386,7 +331,7 @@ class Gateway(MultiService):
         self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
         self.coap_ports = [self._listen_udp(address, self._layer) for address in config.coap.listen]
         self.coaps_ports = [self._listen_udp(address, self._secure_layer) for address in config.coaps.listen]
-        self._restore_associations()
+        self.secure.restore([port.number for port in self.coaps_ports])
         self.publisher.start(self.link)
         self.api.start(config.http.listen.host, config.http.listen.port)
         ticking = LoopingCall(self._tick)
@@ -442,8 +387,7 @@ class Gateway(MultiService):
 
     def _tick(self) -> None:
         """Do what is to be looked at once a second."""
-        if (problem := self._dtls.take_problem()) is not None:
-            self.log.failure("a handshake failed because of an error of ours", failure=Failure(problem))
+        self.secure.handle_timer()
         self.uplink.handle_timer()
         self.link.handle_timer()
 
@@ -460,7 +404,7 @@ class Gateway(MultiService):
             yield self.spool.close()
             for port in self.coap_ports + self.coaps_ports:
                 port.flush()
-            self._save_associations()
+            self.secure.save([port.number for port in self.coaps_ports])
             for port in self.coaps_ports:
                 port.flush()  # the farewells to those that cannot go on
         yield maybeDeferred(super().stopService)

@@ -168,8 +168,9 @@ class CoapPort(udp.Port):
                     self.counters.pump_errors += 1
                     if self.counters.pump_errors <= FAILURES_LOGGED:
                         self.log.failure("a datagram caused an error of ours; it was dropped")
-        except OSError:
+        except OSError as error:
             self.counters.receive_failed += 1  # e.g. a late ICMP error of an answer; the socket goes on
+            self.socket_failed(error)
         finally:
             self._reading = False
         self.flush()
@@ -210,9 +211,13 @@ class CoapPort(udp.Port):
                 send(data, address)
             except BlockingIOError:
                 self.counters.send_blocked += 1
-            except OSError:
+            except OSError as error:
                 self.counters.send_failed += 1
+                self.socket_failed(error)
         self._set_timer(now)
+
+    def socket_failed(self, error: OSError) -> None:
+        """Do nothing more than count: a server goes on.  For those who talk to one peer only."""
 
     def _send_with_information(self, data: bytes, address: Any) -> None:
         """Send from the address that was asked, and leave the interface to the routing table."""

@@ -61,7 +61,7 @@ class GatewayProcess:
         listen = {"coap": "coap.listen", "coaps": "coaps.listen", "mqtt": "mqtt.embedded.listen"}
         ports = {kind: (self.ports.get(kind) or [0])[0] for kind in listen}
         settings = [f"{key}=['127.0.0.1:{ports[kind]}']" for kind, key in listen.items()]
-        settings += [f"http.listen=127.0.0.1:{self.ports.get('http', 0)}", *self.settings]
+        settings += [f"http.listen=127.0.0.1:{self.ports.get('http') or 0}", *self.settings]
         options = [argument for setting in settings for argument in ("--set", setting)]
         command = [*(self._limit or []), *TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options]
         with self.log.open("ab") as log:

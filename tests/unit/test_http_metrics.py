@@ -34,7 +34,15 @@ KINDS: dict[str, Any] = {
     "mqtt": BrokerCounters,
     "http": HttpCounters,
 }
-GAUGES = ("ready", "devices", "dtls_associations", "spool_fill_ratio", "mqtt_clients", "mqtt_sessions")
+GAUGES = (
+    "ready",
+    "dtls_associations",
+    "dtls_half_open",
+    "devices",
+    "spool_fill_ratio",
+    "mqtt_clients",
+    "mqtt_sessions",
+)
 
 
 def samples(page: bytes) -> dict[str, float]:

@@ -55,7 +55,7 @@ class Gateway:
         self.heard: dict[str, int] = {}
         uplink_settings = UplinkSettings(**settings)  # type: ignore[arg-type]
         self.uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, uplink_settings, heard=self.heard)
-        bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684)
+        bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684, lambda: 0.0)
         self.layer = MessageLayer(
             *(ResourceSite(make_root(self.uplink, bootstrap)), DevicesByAddress(self.directory), random.Random(1))
         )
