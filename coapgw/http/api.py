@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
 from typing import Final
 
 import attrs
@@ -15,7 +14,7 @@ from coapgw.http.jobs import KeyJobs
 from coapgw.http.json_text import write_json
 from coapgw.http.keys import KeyOperations
 from coapgw.http.openapi import openapi
-from coapgw.http.operations import JSON, Access, Answered, Call, Operation, OperationTable, Reply
+from coapgw.http.operations import JSON, Access, Answered, Call, Operation, OperationTable, Reply, phrase_of
 from coapgw.http.refusals import (
     BodyTooLarge,
     JobNotFound,
@@ -69,7 +68,7 @@ def _refusal(status: int, mistakes: Sequence[Mistake], *headers: tuple[str, str]
     errors = [
         {"message": mistake.message} | ({"field": mistake.field} if mistake.field else {}) for mistake in mistakes
     ]
-    body = {"statusCode": status, "statusText": HTTPStatus(status).phrase, "errors": errors}
+    body = {"statusCode": status, "statusText": phrase_of(status), "errors": errors}
     return Reply(status, write_json(body), JSON, headers)
 
 

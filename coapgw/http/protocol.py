@@ -22,7 +22,7 @@ from twisted.web.http import HTTPChannel, Request, datetimeToString
 from coapgw.errors import CoapgwError
 from coapgw.http.access import AdminToken
 from coapgw.http.api import answer_to
-from coapgw.http.operations import Access, Match, OperationTable, Reply
+from coapgw.http.operations import Access, Match, OperationTable, Reply, phrase_of
 from coapgw.http.refusals import BodyTooLarge, Mistake, RequestInvalid, TooSlow
 from coapgw.metrics import HttpCounters
 
@@ -95,7 +95,7 @@ class ApiRequest(Request):
         if self._disconnected or self.finished:
             return
         self.channel.factory.count(reply.status)
-        self.setResponseCode(reply.status, HTTPStatus(reply.status).phrase.encode())
+        self.setResponseCode(reply.status, phrase_of(reply.status).encode())
         for name, value in _header_fields(reply):
             self.responseHeaders.addRawHeader(name, value)
         self.write(reply.body)
@@ -212,7 +212,7 @@ class ApiChannel(HTTPChannel):
         reply = answer_to(refusal)
         self.factory.count(reply.status)
         self.give_up()
-        phrase = HTTPStatus(reply.status).phrase
+        phrase = phrase_of(reply.status)
         lines = [b"HTTP/1.1 %d %s" % (reply.status, phrase.encode()), b"Connection: close"]
         lines += [name + b": " + value for name, value in _header_fields(reply)]
         self._transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + reply.body)
