@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
 from typing import Final
 
 import attrs
-from twisted.logger import Logger
 
 from coapgw.errors import DeviceExists, DeviceNotFound, DeviceRefused, KeyNotFound, KeyRefused, StorageError
 from coapgw.http.devices import DeviceOperations
@@ -16,7 +14,7 @@ from coapgw.http.jobs import KeyJobs
 from coapgw.http.json_text import write_json
 from coapgw.http.keys import KeyOperations
 from coapgw.http.openapi import openapi
-from coapgw.http.operations import JSON, Access, Answered, Call, Operation, OperationTable, Reply
+from coapgw.http.operations import JSON, Access, Answered, Call, Operation, OperationTable, Reply, phrase_of
 from coapgw.http.refusals import (
     BodyTooLarge,
     JobNotFound,
@@ -30,8 +28,6 @@ from coapgw.http.refusals import (
     TooSlow,
 )
 from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen
-
-_log = Logger()
 
 
 def answer_to(error: Exception) -> Reply:
@@ -61,7 +57,6 @@ def answer_to(error: Exception) -> Reply:
         case StorageError():
             return _told(500, error)
         case _:
-            _log.error("unexpected {kind} for a request", kind=type(error).__name__)
             return _refusal(500, [Mistake("", "an error of the gateway's own")])
 
 
@@ -73,7 +68,7 @@ def _refusal(status: int, mistakes: Sequence[Mistake], *headers: tuple[str, str]
     errors = [
         {"message": mistake.message} | ({"field": mistake.field} if mistake.field else {}) for mistake in mistakes
     ]
-    body = {"statusCode": status, "statusText": HTTPStatus(status).phrase, "errors": errors}
+    body = {"statusCode": status, "statusText": phrase_of(status), "errors": errors}
     return Reply(status, write_json(body), JSON, headers)
 
 

@@ -56,14 +56,12 @@ class KeyOperations:
             Operation(
                 *("GET", _JOBS, "listKeyJobs", "List jobs, the newest first", self.list_jobs),
                 answered={200: Answered("the jobs that are known", schemas.KEY_JOBS)},
-                blocking=False,
             ),
             Operation(
                 *("GET", f"{_JOBS}/{{id}}", "getKeyJob", "Show a job and which keys it could not set", self.get_job),
                 answered={200: Answered("the job", schemas.KEY_JOB)},
                 refused=(404,),
                 path_parameters=(Parameter("id", {"type": "string"}, "the job"),),
-                blocking=False,
             ),
         )
 

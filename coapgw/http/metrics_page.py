@@ -93,7 +93,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "http_failed": "Requests that failed, or came when the gateway was too busy or not ready",
     "http_malformed": "What came and is no HTTP",
     "http_timeouts": "Connections ended, because they were idle or a request did not arrive in time",
-    "http_pump_errors": "Errors of the gateway's own while reading requests",
+    "http_pump_errors": "Errors of the gateway's own while reading and answering requests",
     "dtls_associations": "Established DTLS associations",
     "dtls_half_open": "Handshakes under way",
     "devices": "Registered devices, whatever their status",

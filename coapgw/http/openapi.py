@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from http import HTTPStatus
 from typing import Any, Final
 
 from coapgw import __version__
-from coapgw.http.operations import BODY_BYTES, JSON, Access, Operation, OperationTable, Parameter
+from coapgw.http.operations import BODY_BYTES, JSON, Access, Operation, OperationTable, Parameter, phrase_of
 from coapgw.http.schema import Schema
 from coapgw.http.schemas import ERROR
 
@@ -16,7 +15,7 @@ ALWAYS_POSSIBLE: Final = (400, 500, 503)
 
 
 def openapi(table: OperationTable) -> dict[str, Any]:
-    """Return the document; an alias is an operation of its own there, marked as deprecated."""
+    """Return the document; an alias is an operation of its own there."""
     components: dict[str, Any] = {}
     paths: dict[str, dict[str, Any]] = {}
     for operation in table.operations:
@@ -42,7 +41,7 @@ def openapi(table: OperationTable) -> dict[str, Any]:
 def _described(operation: Operation, number: int, components: dict[str, Any]) -> dict[str, Any]:
     """Return an operation as the document has it; *number* 0 is its own path, others are aliases."""
     described: dict[str, Any] = {
-        "operationId": operation.name + ("Alias" if number else ""),
+        "operationId": operation.name + ("", "Alias", "SecondAlias")[number],
         "summary": operation.summary,
         "security": [{"token": []}] if operation.access is Access.TOKEN else [],
         "responses": dict(_responses(operation, components)),
@@ -58,7 +57,6 @@ def _described(operation: Operation, number: int, components: dict[str, Any]) ->
             "content": {JSON: {"schema": _placed(operation.body, components)}},
         }
     if number:
-        described["deprecated"] = True
         described["description"] = f"The same as {operation.path}."
     return described
 
@@ -85,7 +83,7 @@ def _responses(operation: Operation, components: dict[str, Any]) -> Iterator[tup
         yield (
             str(status),
             {
-                "description": HTTPStatus(status).phrase,
+                "description": phrase_of(status),
                 "content": {JSON: {"schema": _placed(ERROR, components)}},
             },
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -16,6 +17,14 @@ from coapgw.http.schema import Schema, expect, unchecked_words
 BODY_BYTES: Final = 64 * 1024
 LARGE_BODY_BYTES: Final = 4 * 1024 * 1024  # jobs and imports
 JSON: Final = "application/json"
+
+
+_NEWER_PHRASES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}  # Python has these from 3.13 on
+
+
+def phrase_of(status: int) -> str:
+    """Return the words for an HTTP status (RFC 9110 section 15)."""
+    return _NEWER_PHRASES.get(status) or HTTPStatus(status).phrase
 
 
 class Access(enum.Enum):

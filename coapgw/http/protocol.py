@@ -19,16 +19,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request, datetimeToString
 
+from coapgw.errors import CoapgwError
 from coapgw.http.access import AdminToken
 from coapgw.http.api import answer_to
-from coapgw.http.operations import Access, Match, OperationTable, Reply
+from coapgw.http.operations import Access, Match, OperationTable, Reply, phrase_of
 from coapgw.http.refusals import BodyTooLarge, Mistake, RequestInvalid, TooSlow
 from coapgw.metrics import HttpCounters
 
 CONNECTIONS: Final = 100  # one more ends the one that has been quiet for longest
 REQUEST_SECONDS: Final = 60.0  # from the first byte of a request to its last
 IDLE_SECONDS: Final = 60.0  # from an answer to the next request
-LINGER_SECONDS: Final = 5.0  # for an answer to leave when the connection ends with it
+LINGER_SECONDS: Final = 30.0  # for an answer to leave when the connection ends with it
 HEADER_BYTES: Final = 16_384  # request line and header fields
 HEADER_FIELDS: Final = 100
 DRAIN_BYTES: Final = 8 << 20  # of a refused body, dropped so that its sender reads the answer; beyond, it is cut off
@@ -62,6 +63,8 @@ class ApiRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         """Keep a part of the body, if it is wanted and small enough."""
+        if self.finished:
+            return  # cut off already; there was more in the same read
         self._received += len(data)
         if self._refusal is None:
             assert self._match is not None
@@ -84,14 +87,15 @@ class ApiRequest(Request):
         self._chunks.clear()
         operation, segments = self._match
         run = partial(operation.call, segments, path.partition(b"?")[2].decode("ascii"), body)
-        self.channel.factory.run(operation.blocking, run).addErrback(_replied).addCallback(self.answer)
+        factory = self.channel.factory
+        factory.run(operation.blocking, run).addErrback(factory.reply_to).addCallback(self.answer)
 
     def answer(self, reply: Reply) -> None:
         """Send *reply*, if the client is still there."""
         if self._disconnected or self.finished:
             return
         self.channel.factory.count(reply.status)
-        self.setResponseCode(reply.status, HTTPStatus(reply.status).phrase.encode())
+        self.setResponseCode(reply.status, phrase_of(reply.status).encode())
         for name, value in _header_fields(reply):
             self.responseHeaders.addRawHeader(name, value)
         self.write(reply.body)
@@ -139,7 +143,7 @@ class ApiChannel(HTTPChannel):
         try:
             super().dataReceived(data)
         except Exception:  # noqa: BLE001 - the pump
-            self.factory.failed()
+            self.factory.failed("received data")
             self.give_up()
             self._transport.abortConnection()
 
@@ -158,13 +162,18 @@ class ApiChannel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         """Wait for nothing while we answer."""
+        if self._given_up:
+            return
         self._in_request = False
         self._expect_within(None)
         super().allContentReceived()
 
     def requestDone(self, request: Request) -> None:
         """Wait for the next request, which may be here already."""
-        self._expect_within(IDLE_SECONDS if self.persistent else LINGER_SECONDS)
+        if self.persistent:
+            self._expect_within(IDLE_SECONDS)
+        else:
+            self.give_up()
         self.factory.heard(self)
         super().requestDone(request)
 
@@ -203,7 +212,7 @@ class ApiChannel(HTTPChannel):
         reply = answer_to(refusal)
         self.factory.count(reply.status)
         self.give_up()
-        phrase = HTTPStatus(reply.status).phrase
+        phrase = phrase_of(reply.status)
         lines = [b"HTTP/1.1 %d %s" % (reply.status, phrase.encode()), b"Connection: close"]
         lines += [name + b": " + value for name, value in _header_fields(reply)]
         self._transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + reply.body)
@@ -331,20 +340,21 @@ class ApiFactory(ServerFactory):
         elif status >= HTTPStatus.BAD_REQUEST:
             counters.refused += 1
 
-    def failed(self) -> None:
-        """Count and (the first times) log an error of ours; called from an except clause."""
+    def reply_to(self, failure: Failure) -> Reply:
+        """Return the reply to what an operation raised."""
+        error = failure.value
+        if not isinstance(error, CoapgwError):
+            self.failed("an operation", failure)
+        return answer_to(error if isinstance(error, Exception) else RuntimeError())
+
+    def failed(self, doing: str, failure: Failure | None = None) -> None:
+        """Count and (the first times) log an error of ours; without *failure*, called from an except clause."""
         self.counters.pump_errors += 1
         if self.counters.pump_errors <= FAILURES_LOGGED:
-            self._log.failure("the management API failed at received data")
+            self._log.failure("the management API failed at {doing}", failure=failure, doing=doing)
 
     def log(self, request: Request) -> None:
         """Write no access log: twisted.web calls this after each request."""
-
-
-def _replied(failure: Failure) -> Reply:
-    """Return the reply to an error."""
-    error = failure.value
-    return answer_to(error if isinstance(error, Exception) else RuntimeError())
 
 
 def _without_authority(path: bytes) -> bytes:

@@ -189,7 +189,7 @@ def test_failing_disk_is_not_ready(tmp_path: Path, started: Starter) -> None:
 def test_body_that_is_too_large_is_refused_and_its_sender_reads_why(gateway: GatewayProcess, client: Client) -> None:
     for size, path in ((70_000, "/v1/devices"), (5_000_000, "/v1/devices"), (5_000_000, JOBS)):
         refused = client.ask("POST", path, raw=b"x" * size)
-        assert (refused.status, refused.json["statusText"]) == (413, "Request Entity Too Large")
+        assert (refused.status, refused.json["statusText"]) == (413, "Content Too Large")
 
 
 def test_deep_json_is_a_400(client: Client) -> None:

@@ -55,4 +55,7 @@ def test_document_is_true(gateway: GatewayProcess, tmp_path: Path) -> None:
     )
     print(done.stdout[-6000:])
     assert done.returncode == 0, done.stdout[-12000:] + done.stderr
-    assert re.search(r"Tested:\s+\d+", done.stdout)
+    counted = re.search(r"Selected: (\d+)/(\d+)\s+Tested: (\d+)", done.stdout)
+    assert counted is not None
+    assert len(set(counted.groups())) == 1, "it left operations out"
+    assert re.search(r"Stateful \(in .*\n\n(?:.*\n)*?.*✅ \d+ passed", done.stdout)

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import capturedLogs
 from zope.interface.verify import verifyObject
 
 from coapgw.http.operations import OperationTable, Reply
@@ -26,6 +27,14 @@ SECRET = "correct horse battery"
 def api(tmp_path: Path) -> Iterator[Api]:
     with api_in(tmp_path / "data") as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """An API without devices, for requests that change nothing."""
+    with api_in(tmp_path_factory.mktemp("api") / "data") as opened:
+        yield opened
+        assert opened.registry.list(1) == []
 
 
 def test_fake_is_what_it_stands_for() -> None:
@@ -111,8 +120,8 @@ def test_list_is_narrowed_by_status_and_text(api: Api) -> None:
         *(("limit=" + "9" * 5000, "limit"), ("limit=%D9%A1", "limit"), ("cursor=c1", "cursor")),
     ],
 )
-def test_wrong_query_is_refused_with_its_name(api: Api, query: str, field: str) -> None:
-    answer = api.ask("GET", f"/v1/devices?{query}")
+def test_wrong_query_is_refused_with_its_name(untouched: Api, query: str, field: str) -> None:
+    answer = untouched.ask("GET", f"/v1/devices?{query}")
     assert answer.status == 400
     assert answer.json["errors"][0].get("field", "") == field
 
@@ -129,15 +138,19 @@ def test_wrong_query_is_refused_with_its_name(api: Api, query: str, field: str) 
         *(({"iccid": "٨" * 19}, "iccid"), ({"iccid": ONE, "x" * 5000: 1}, "x" * 64)),
     ],
 )
-def test_wrong_device_is_refused_with_its_field(api: Api, body: object, field: str) -> None:
-    answer = api.ask("POST", "/v1/devices", raw=b"null") if body is None else api.ask("POST", "/v1/devices", body)
+def test_wrong_device_is_refused_with_its_field(untouched: Api, body: object, field: str) -> None:
+    answer = (
+        untouched.ask("POST", "/v1/devices", raw=b"null")
+        if body is None
+        else untouched.ask("POST", "/v1/devices", body)
+    )
     assert answer.status == 400
     assert answer.json["errors"][0].get("field", "") == field
-    assert api.registry.list(1) == []
+    assert untouched.registry.list(1) == []
 
 
-def test_every_mistake_is_told_at_once(api: Api) -> None:
-    answer = api.ask("POST", "/v1/devices", {"iccid": "1", "imsi": 2, "colour": "red"})
+def test_every_mistake_is_told_at_once(untouched: Api) -> None:
+    answer = untouched.ask("POST", "/v1/devices", {"iccid": "1", "imsi": 2, "colour": "red"})
     assert answer.json == {
         "statusCode": 400,
         "statusText": "Bad Request",
@@ -160,8 +173,8 @@ def test_what_is_taken_is_a_conflict(api: Api) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PATCH"])
 @pytest.mark.parametrize("name", [ONE, "1", "x" * 300, "%00", "%E2%82%AC", ".."])
-def test_what_is_not_there_is_404(api: Api, method: str, name: str) -> None:
-    answer = api.ask(method, f"/v1/devices/{name}", {} if method == "PATCH" else None)
+def test_what_is_not_there_is_404(untouched: Api, method: str, name: str) -> None:
+    answer = untouched.ask(method, f"/v1/devices/{name}", {} if method == "PATCH" else None)
     assert (answer.status, answer.json["statusText"]) == (404, "Not Found")
 
 
@@ -211,8 +224,8 @@ def test_wrong_key_is_refused_and_not_repeated(api: Api, body: dict[str, object]
     assert str(body.get("secretKey")).encode() not in answer.body
 
 
-def test_key_of_nobody_is_404(api: Api) -> None:
-    answer = api.ask("POST", f"/v1/integrate/devices/{ONE}/psk", {"secretKey": SECRET, "protocol": "COAP"})
+def test_key_of_nobody_is_404(untouched: Api) -> None:
+    answer = untouched.ask("POST", f"/v1/integrate/devices/{ONE}/psk", {"secretKey": SECRET, "protocol": "COAP"})
     assert answer.status == 404
 
 
@@ -249,9 +262,9 @@ def test_job_takes_five_thousand_keys_and_not_one_more(api: Api) -> None:
     assert (refused.status, refused.json["errors"][0]["field"]) == (400, "keys")
 
 
-def test_job_names_a_device_once(api: Api) -> None:
+def test_job_names_a_device_once(untouched: Api) -> None:
     keys = [{"deviceId": ONE, "secretKey": SECRET, "protocol": "COAP"}] * 2
-    answer = api.ask("POST", "/v1/integrate/devices/psk/jobs", {"keys": keys})
+    answer = untouched.ask("POST", "/v1/integrate/devices/psk/jobs", {"keys": keys})
     assert answer.status == 400
     assert answer.json["errors"] == [{"message": "is the device of keys[0]", "field": "keys[1].deviceId"}]
 
@@ -264,37 +277,41 @@ def test_too_many_waiting_keys_are_put_off(api: Api) -> None:
     assert (answer.status, answer.headers["retry-after"]) == (503, "10")
 
 
-def test_unknown_job_is_404(api: Api) -> None:
-    assert api.ask("GET", "/v1/integrate/devices/psk/jobs/abc").status == 404
+def test_unknown_job_is_404(untouched: Api) -> None:
+    assert untouched.ask("GET", "/v1/integrate/devices/psk/jobs/abc").status == 404
 
 
-def test_failing_database_is_500_with_its_sentence(api: Api) -> None:
-    failing = Api(api.registry, LostKeys())
+def test_failing_database_is_500_with_its_sentence(untouched: Api) -> None:
+    failing = Api(untouched.registry, LostKeys())
     answer = failing.ask("GET", f"/v1/integrate/devices/{ONE}/psk/COAP")
     assert (answer.status, answer.messages) == (500, ["the device registry is gone"])
 
 
-def test_mistake_of_ours_is_500_without_a_word_of_it(api: Api) -> None:
+def test_mistake_of_ours_is_500_without_a_word_of_it_and_logged_a_few_times(untouched: Api) -> None:
     def wrong(call: object) -> Deferred[Reply]:
-        return fail(RuntimeError(SECRET))
+        return fail(RuntimeError("of ours"))
 
-    answer = Api(api.registry, api.keys, call_in_thread=wrong).ask("GET", "/v1/devices")
-    assert (answer.status, answer.messages) == (500, ["an error of the gateway's own"])
+    broken = Api(untouched.registry, untouched.keys, call_in_thread=wrong)
+    with capturedLogs() as logged:
+        answers = [broken.ask("GET", "/v1/devices") for _ in range(20)]
+    assert {(answer.status, *answer.messages) for answer in answers} == {(500, "an error of the gateway's own")}
+    assert len(logged) == 10
+    assert broken.factory.counters.pump_errors == 20
 
 
 # ---------------------------------------------------------------------- what watches
 
 
-def test_health_readiness_metrics_and_welcome_need_no_token(api: Api) -> None:
-    assert api.ask("GET", "/healthz", token=None).json == {"status": "ok"}
-    assert api.ask("GET", "/readyz", token=None).json == {"status": "ready"}
-    metrics = api.ask("GET", "/metrics", token=None)
+def test_health_readiness_metrics_and_welcome_need_no_token(untouched: Api) -> None:
+    assert untouched.ask("GET", "/healthz", token=None).json == {"status": "ok"}
+    assert untouched.ask("GET", "/readyz", token=None).json == {"status": "ready"}
+    metrics = untouched.ask("GET", "/metrics", token=None)
     assert (metrics.body, metrics.headers["content-type"]) == (
         b"metrics 1\n",
         "text/plain; version=0.0.4; charset=utf-8",
     )
-    assert b"/v1/openapi.json" in api.ask("GET", "/", token=None).body
-    assert api.ask("GET", "/v1/openapi.json", token=None).json["openapi"] == "3.1.0"
+    assert b"/v1/openapi.json" in untouched.ask("GET", "/", token=None).body
+    assert untouched.ask("GET", "/v1/openapi.json", token=None).json["openapi"] == "3.1.0"
 
 
 def test_readiness_says_what_is_in_the_way(api: Api) -> None:
@@ -310,16 +327,16 @@ def test_readiness_says_what_is_in_the_way(api: Api) -> None:
 @pytest.mark.parametrize(
     "token", [None, "", "x", TOKEN[:-1], TOKEN + "0", TOKEN.upper(), "0" * 64, "ä" * 64], ids=range(8)
 )
-def test_without_the_token_everything_else_is_401(api: Api, token: str | None) -> None:
-    for operation in api.table.operations:
+def test_without_the_token_everything_else_is_401(untouched: Api, token: str | None) -> None:
+    for operation in untouched.table.operations:
         if operation.access.value == "token":
-            answer = api.ask(operation.method, operation.path.replace("{", "").replace("}", ""), token=token)
+            answer = untouched.ask(operation.method, operation.path.replace("{", "").replace("}", ""), token=token)
             assert answer.status == 401, operation.name
             assert answer.headers["www-authenticate"].startswith("Bearer")
             assert TOKEN not in answer.body.decode()
 
 
-def test_scheme_is_bearer_in_any_case(api: Api) -> None:
+def test_scheme_is_bearer_in_any_case(untouched: Api) -> None:
     for fields, status in [
         ([f"Authorization: bearer  {TOKEN} "], 200),
         ([f"Authorization: Basic {TOKEN}"], 401),
@@ -327,34 +344,34 @@ def test_scheme_is_bearer_in_any_case(api: Api) -> None:
         ([f"Authorization: Bearer {TOKEN}", f"Authorization: Bearer {TOKEN}"], 401),
     ]:
         head = "\r\n".join(["GET /v1/devices HTTP/1.1", "Host: x", *fields, "", ""])
-        (answer,) = api.connect().send(head.encode())
+        (answer,) = untouched.connect().send(head.encode())
         assert answer.status == status, fields
 
 
-def test_other_method_is_405_and_says_which(api: Api) -> None:
-    answer = api.ask("PUT", "/v1/devices")
+def test_other_method_is_405_and_says_which(untouched: Api) -> None:
+    answer = untouched.ask("PUT", "/v1/devices")
     assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
-    answer = api.ask("TRACE", f"/v1/devices/{ONE}")
+    answer = untouched.ask("TRACE", f"/v1/devices/{ONE}")
     assert (answer.status, answer.headers["allow"]) == (405, "DELETE, GET, PATCH")
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/devices/", "//", "/v1//devices", "/v2/devices", "/%ff", "*", "x"])
-def test_unknown_path_is_404(api: Api, path: str) -> None:
-    assert api.ask("GET", path).status == 404
+def test_unknown_path_is_404(untouched: Api, path: str) -> None:
+    assert untouched.ask("GET", path).status == 404
 
 
-def test_head_is_get_without_a_body(api: Api) -> None:
-    connection = api.connect()
+def test_head_is_get_without_a_body(untouched: Api) -> None:
+    connection = untouched.connect()
     connection.channel.dataReceived(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-    api.clock.advance(0)
+    untouched.clock.advance(0)
     sent = connection.transport.value()
     assert sent.startswith(b"HTTP/1.1 200 OK\r\n")
     assert sent.endswith(b"\r\n\r\n")
     assert b"Content-Length: 15" in sent
 
 
-def test_body_where_none_belongs_is_refused(api: Api) -> None:
-    assert api.ask("GET", "/v1/devices", {}).status == 400
+def test_body_where_none_belongs_is_refused(untouched: Api) -> None:
+    assert untouched.ask("GET", "/v1/devices", {}).status == 400
 
 
 # ---------------------------------------------------------------------- JSON
@@ -370,15 +387,15 @@ def test_body_where_none_belongs_is_refused(api: Api) -> None:
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_what_is_no_json_is_400(api: Api, body: bytes) -> None:
-    answer = api.ask("POST", "/v1/devices", raw=body)
+def test_what_is_no_json_is_400(untouched: Api, body: bytes) -> None:
+    answer = untouched.ask("POST", "/v1/devices", raw=body)
     assert answer.status == 400
     assert answer.json["errors"][0]["message"]
 
 
-def test_name_that_is_there_twice_is_refused(api: Api) -> None:
+def test_name_that_is_there_twice_is_refused(untouched: Api) -> None:
     raw = f'{{"iccid":"{ONE}","status":"ACTIVE","status":"INACTIVE"}}'.encode()
-    answer = api.ask("POST", "/v1/devices", raw=raw)
+    answer = untouched.ask("POST", "/v1/devices", raw=raw)
     assert (answer.status, answer.messages) == (400, ["a name is there twice in one object"])
 
 
@@ -394,8 +411,8 @@ def test_content_type_does_not_matter(api: Api) -> None:
     assert answer.status == 201
 
 
-def test_table_refuses_a_schema_word_that_nobody_checks(api: Api) -> None:
-    first = api.table.operations[0]
+def test_table_refuses_a_schema_word_that_nobody_checks(untouched: Api) -> None:
+    first = untouched.table.operations[0]
     with pytest.raises(ValueError, match="multipleOf"):
         OperationTable([attrs.evolve(first, body={"type": "object", "properties": {"a": {"multipleOf": 2}}})])
     with pytest.raises(ValueError, match="twice"):

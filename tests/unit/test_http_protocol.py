@@ -143,6 +143,16 @@ def test_body_in_chunks_is_dropped_from_the_limit_on_and_cut_off_in_the_end(api:
     assert peak < 1_000_000
 
 
+def test_endless_body_that_comes_in_one_read_is_cut_off_too(api: Api) -> None:
+    connection = api.connect()
+    piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    head = f"{POST}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    (answer,) = connection.send(head + piece * (DRAIN_BYTES // 0x10000 + 5) + b"0\r\n\r\n" + HEALTH)
+    assert answer.status == 413
+    assert connection.is_closed
+    assert api.factory.counters.pump_errors == 0
+
+
 @pytest.mark.parametrize(
     ("head", "status"),
     [
@@ -290,6 +300,9 @@ def test_http_1_0_is_answered_and_closed(api: Api) -> None:
     connection = api.connect()
     assert connection.send(b"GET /healthz HTTP/1.0\r\n\r\n")[0].status == 200
     assert connection.is_closed
+    api.clock.advance(LINGER_SECONDS)
+    assert connection.transport.disconnected, "its answer was not read in time"
+    assert api.factory.counters.timeouts == 0
 
 
 def test_target_may_be_absolute(api: Api) -> None:
