@@ -1,6 +1,6 @@
 """Counters, cheap enough for the message path: an attribute that is added to.
 
-The page that shows them comes with the management API; until then ``snapshot`` is for tests and the log.
+``http/metrics_page.py`` shows them.
 """
 
 from __future__ import annotations
@@ -81,6 +81,17 @@ class UplinkCounters:
 
 
 @attrs.define
+class BootstrapCounters:
+    """What became of devices' bootstrap calls."""
+
+    answered: int = 0
+    unauthorised: int = 0
+    from_elsewhere: int = 0  # not from a network that may bootstrap
+    refused_busy: int = 0
+    failed: int = 0
+
+
+@attrs.define
 class SpoolCounters:
     """The spool's work; times in seconds."""
 
@@ -106,3 +117,18 @@ class BrokerCounters:
     dropped: int = 0  # because a client was slow or away too long
     not_retained: int = 0  # for want of room
     ended_sessions: int = 0  # of clients that were away, for want of room
+
+
+@attrs.define
+class HttpCounters:
+    """The management API's clients; requests unless said otherwise."""
+
+    connections: int = 0  # taken, since the start
+    evicted_connections: int = 0  # ended for a newer one, for want of room
+    requests: int = 0  # answered, whatever the answer
+    unauthorised: int = 0  # 401
+    refused: int = 0  # 4xx but 401
+    failed: int = 0  # 5xx
+    malformed: int = 0  # what is no HTTP
+    timeouts: int = 0  # connections that were idle, or whose request did not arrive in time
+    pump_errors: int = 0

@@ -55,6 +55,7 @@ class Uplink:
         ids: of messages.
         clock: seconds since the epoch.
         translator: turns payloads into JSON; None forwards them as they are.
+        heard: gets, by ICCID, when each device was last heard, in milliseconds since the epoch; somebody empties it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Uplink:
         *,
         translator: ITranslator | None = None,
         counters: UplinkCounters | None = None,
+        heard: dict[str, int] | None = None,
     ) -> None:
         """Store messages in *spool*."""
         self._spool = spool
@@ -74,6 +76,7 @@ class Uplink:
         self._settings = settings
         self._translator = translator
         self.counters = counters or UplinkCounters()
+        self._heard: dict[str, int] = {} if heard is None else heard
         self._envelopes = EnvelopeWriter()
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
 
@@ -90,7 +93,7 @@ class Uplink:
             answer(PayloadTooLarge(len(payload), settings.max_payload))
             return
         now = self._clock()
-        received = int(now * 1000)
+        self._heard[device.iccid] = received = int(now * 1000)
         message = self._message(device, topic, payload, received)
         introduction = None
         if not self._spool.is_introduced(device.iccid, device.created_at):

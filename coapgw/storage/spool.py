@@ -109,6 +109,7 @@ class Spool:
         self._bytes = file.bytes
         self._waiting_bytes = 0
         self._waiting_messages = 0
+        self._refused_size = OVERHEAD_BYTES  # no message is smaller
         self._group = Group()
         self._handing_over = False
         self._gather_until = 0.0
@@ -131,6 +132,7 @@ class Spool:
             size += len(introduction.lifecycle.topic) + len(introduction.lifecycle.payload) + OVERHEAD_BYTES
         waiting = self._waiting_bytes + size
         if self._bytes + waiting > self._max_bytes:
+            self._refused_size = min(size, self._max_bytes)  # what never fits does not keep it full
             raise SpoolFull(f"the spool holds {self._bytes + waiting - size} bytes of {self._max_bytes}")
         if waiting > WAITING_BYTES or self._waiting_messages >= WAITING_MESSAGES:
             raise SpoolFull("more is waiting to be written than memory may hold")
@@ -162,7 +164,10 @@ class Spool:
 
     def settle(self, places: Iterable[int]) -> None:
         """Delete messages with the next commit, or soon."""
-        self._group.settled.extend(places)
+        settled = self._group.settled
+        before = len(settled)
+        settled.extend(places)
+        self.counters.settled += len(settled) - before
         if not self._handing_over and self._settle_call is None and self._closed is None:
             self._settle_call = self._reactor.callLater(SETTLE_SECONDS, self._settle_now)
 
@@ -230,6 +235,12 @@ class Spool:
     def is_healthy(self) -> bool:
         """Whether the last commit or read went well."""
         return self._last_error is None
+
+    def is_full(self) -> bool:
+        """Whether the message that was refused last, or any message if none was, would be refused now."""
+        waiting = self._waiting_bytes + self._refused_size
+        too_much_waits = waiting > WAITING_BYTES or self._waiting_messages >= WAITING_MESSAGES
+        return too_much_waits or self._bytes + waiting > self._max_bytes
 
     @property
     def fill(self) -> float:

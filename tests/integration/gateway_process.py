@@ -60,7 +60,8 @@ class GatewayProcess:
         """Start it and wait until it is ready."""
         listen = {"coap": "coap.listen", "coaps": "coaps.listen", "mqtt": "mqtt.embedded.listen"}
         ports = {kind: (self.ports.get(kind) or [0])[0] for kind in listen}
-        settings = [f"{key}=['127.0.0.1:{ports[kind]}']" for kind, key in listen.items()] + [*self.settings]
+        settings = [f"{key}=['127.0.0.1:{ports[kind]}']" for kind, key in listen.items()]
+        settings += [f"http.listen=127.0.0.1:{self.ports.get('http') or 0}", *self.settings]
         options = [argument for setting in settings for argument in ("--set", setting)]
         command = [*(self._limit or []), *TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options]
         with self.log.open("ab") as log:
@@ -91,6 +92,16 @@ class GatewayProcess:
     def mqtt(self) -> int:
         """Its MQTT port."""
         return int(self.ports["mqtt"][0])
+
+    @property
+    def http(self) -> tuple[str, int]:
+        """Where it takes HTTP."""
+        return "127.0.0.1", int(self.ports["http"])
+
+    @property
+    def token(self) -> str:
+        """The administrator's token."""
+        return (self.data / "admin.token").read_text().strip()
 
     @property
     def pid(self) -> int:

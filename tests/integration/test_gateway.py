@@ -221,7 +221,7 @@ def test_a_limit_that_is_not_kept_is_said_at_start(gateway: GatewayProcess) -> N
 
 
 def test_more_clients_than_files_are_turned_away_without_a_line_each(data: Path, started: Starter) -> None:
-    gateway = started(GatewayProcess(data, open_files=300))
+    gateway = started(GatewayProcess(data, open_files=400))
     with ExitStack() as stack:
         for _ in range(400):
             stack.enter_context(socket.create_connection(("127.0.0.1", gateway.mqtt)))

@@ -16,10 +16,11 @@ from zope.interface.verify import verifyObject
 
 from coapgw.errors import DeviceNotFound, KeyNotFound, KeyRefused, StorageError
 from coapgw.interfaces import IDeviceKeys
-from coapgw.model import Device, DeviceKey, KeyFormat, checked_secret
+from coapgw.model import Device, DeviceKey, KeyFormat, WrittenKey, checked_secret
 from coapgw.storage.devices import DeviceRegistry
-from coapgw.storage.keys import DeviceKeys, WrittenKey
+from coapgw.storage.keys import DeviceKeys
 from coapgw.storage.sealing import KeySeal, open_seal
+from tests.fakes import LostKeys
 from tests.unit.registries import START_MS, OpenRegistry, iccid, registry_in
 
 RULE = 300  # seconds
@@ -65,7 +66,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def test_keys_are_what_the_interface_says(rig: Rig) -> None:
-    assert verifyObject(IDeviceKeys, rig.keys)
+    for keys in (rig.keys, LostKeys()):
+        assert verifyObject(IDeviceKeys, keys)
 
 
 # ---------------------------------------------------------------------- what a key may be

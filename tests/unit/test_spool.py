@@ -262,6 +262,29 @@ def test_a_full_spool_refuses_until_something_is_settled(tmp_path: Path) -> None
     again.close()
 
 
+def test_a_spool_is_full_for_what_it_refused_last_until_that_would_fit(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool.db", max_bytes=10_000)
+    assert not rig.spool.is_full()
+    places = [rig.append(b"x" * 2_000) for _ in range(3)]
+    assert not rig.spool.is_full()
+    with pytest.raises(SpoolFull):
+        rig.append(b"x" * 4_000)
+    assert rig.spool.is_full()
+    rig.commit()
+    assert rig.spool.is_full()
+    rig.spool.settle(places[:1])
+    rig.clock.advance(SETTLE_SECONDS)
+    rig.clock.until(lambda: not rig.spool.is_full())
+    assert rig.spool.counters.settled == 1
+    with pytest.raises(SpoolFull):
+        rig.append(b"x" * 20_000)
+    assert rig.spool.is_full()
+    rig.spool.settle(places[1:])
+    rig.clock.advance(SETTLE_SECONDS)
+    rig.clock.until(lambda: not rig.spool.is_full())
+    rig.close()
+
+
 def test_a_commit_that_fails_says_so_and_the_next_one_that_works_heals(rig: Rig) -> None:
     rig.append(b"before")
     rig.commit()

@@ -8,17 +8,20 @@ import random
 from collections.abc import Hashable
 
 import pytest
+from twisted.internet.defer import maybeDeferred
 from zope.interface import implementer
 
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.site import ResourceSite
 from coapgw.errors import SpoolFailing, SpoolFull
 from coapgw.gateway.authorise import DevicesByAddress
+from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
 from coapgw.gateway.envelope import MessageIds
 from coapgw.gateway.resources import answer_to, make_root
 from coapgw.gateway.uplink import PUBLISH_SECONDS, Uplink, UplinkSettings
 from coapgw.interfaces import IDeviceDirectory
 from coapgw.model import Acknowledge, Device, DeviceStatus
+from tests.fakes import LostKeys
 from tests.unit.coap_wire import CON, DEVICE, NON, STRANGER, datagram, option
 from tests.unit.spool_stub import SpoolStub
 
@@ -49,9 +52,12 @@ class Gateway:
         self.now = 1670598749.915
         self.spool = SpoolStub()
         self.directory = Directory()
-        self.uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, UplinkSettings(**settings))  # type: ignore[arg-type]
+        self.heard: dict[str, int] = {}
+        uplink_settings = UplinkSettings(**settings)  # type: ignore[arg-type]
+        self.uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, uplink_settings, heard=self.heard)
+        bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684, lambda: 0.0)
         self.layer = MessageLayer(
-            ResourceSite(make_root(self.uplink)), DevicesByAddress(self.directory), random.Random(1)
+            *(ResourceSite(make_root(self.uplink, bootstrap)), DevicesByAddress(self.directory), random.Random(1))
         )
         self._message_id = 0
 
@@ -208,7 +214,10 @@ def test_get_of_the_root_says_not_found() -> None:
 
 def test_the_resources_are_described() -> None:
     (answer,) = Gateway().send(option(PATH, b".well-known"), option(0, b"core"), code=GET, payload=b"")
-    assert answer == b'\x62\x45\x00\x01tk\xc1\x28\xff</>;title="uplink",</data>;title="uplink"'
+    assert (
+        answer
+        == b'\x62\x45\x00\x01tk\xc1\x28\xff</>;title="uplink",</bootstrap>;title="bootstrap",</data>;title="uplink"'
+    )
 
 
 @pytest.mark.parametrize("kind", [CON, NON])
@@ -269,3 +278,19 @@ def test_prefix_and_raw_payloads_are_as_configured() -> None:
 def test_an_error_nobody_thought_of_is_5_00() -> None:
     assert answer_to(RuntimeError("secret"))[0] == 0xA0
     assert answer_to(RuntimeError("secret"))[1] == b""
+
+
+def test_device_is_heard_whatever_becomes_of_its_message() -> None:
+    gateway = Gateway()
+    gateway.spool.refuse = SpoolFull("no room")
+    gateway.send()
+    assert gateway.heard == {ICCID: 1670598749915}
+    gateway.now += 1
+    gateway.send()
+    assert gateway.heard == {ICCID: 1670598750915}
+
+
+def test_stranger_is_not_heard() -> None:
+    gateway = Gateway()
+    gateway.send(source=STRANGER)
+    assert gateway.heard == {}
