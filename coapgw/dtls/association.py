@@ -313,6 +313,11 @@ class AeadAssociation:
         self._ciphers = ciphers
         return ciphers
 
+    def share(self, ciphers: CipherCache) -> None:
+        """Take ciphers from another cache from now on."""
+        self._ciphers = None
+        self._cache = ciphers
+
     def drop_ciphers(self) -> None:
         """Keep the keys only.  For the CipherCache."""
         self._ciphers = None

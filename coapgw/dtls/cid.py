@@ -15,7 +15,7 @@ covered    8 bytes of 0xff, 25, length of the CID, 25, version, epoch,
 from __future__ import annotations
 
 import struct
-from collections.abc import Hashable
+from collections.abc import Callable, Container, Hashable
 from typing import Final
 
 from coapgw.dtls.association import EPOCH, AeadAssociation, AssociationState, CipherCache, Refusal
@@ -36,6 +36,7 @@ AMPLIFICATION: Final = (
     3  # bytes to an address that is not known to be the peer's, for each byte from it: RFC 9146 section 6
 )
 _LENGTH_BYTES: Final = 2
+_ATTEMPTS: Final = 8
 
 _EPOCH_PLACE: Final = EPOCH << 48
 _PLACEHOLDER: Final = b"\xff" * 8
@@ -187,6 +188,33 @@ def _covered(head: bytes, cid: bytes, inner_bytes: int) -> bytes:
     return _PLACEHOLDER + length + head + cid + _LENGTH.pack(inner_bytes)
 
 
+class ConnectionIds:
+    """Makes Connection IDs: the first byte says which node or worker to go to, the others are random.
+
+    A load balancer that knows nothing else finds the node at byte 11 of a record of type 25.  With a single byte there
+    is no room for that: it is random.
+
+    Args:
+        size: bytes of each, 1 to 20.
+        node: 0 to 255.
+        random_bytes: so many bytes from a CSPRNG: who sees one must not guess another.
+    """
+
+    def __init__(self, size: int, node: int, random_bytes: Callable[[int], bytes]) -> None:
+        """Make any number of them."""
+        self.size = size
+        self._head = bytes((node,)) if size > 1 else b""
+        self._random_bytes = random_bytes
+
+    def make(self, taken: Container[bytes]) -> bytes | None:
+        """Return one that is not *taken*; None if a few attempts found none, as when they are very short."""
+        for _ in range(_ATTEMPTS):
+            cid = self._head + self._random_bytes(self.size - len(self._head))
+            if cid not in taken:
+                return cid
+        return None
+
+
 class CidTranslation:
     """Between a peer that uses Connection IDs and OpenSSL, which has none, during the handshake.
 
@@ -216,6 +244,7 @@ class CidTranslation:
     def outward(self, record: bytes) -> bytes:
         """Return what the peer is sent in place of OpenSSL's protected *record*."""
         if not self.association.peer_cid:
+            self.association.write_sequence = sequence_of(record) + 1  # it is used up
             return record
         content = self._mirror.open(record)
         assert content is not None, "OpenSSL and we have different keys"

@@ -222,7 +222,9 @@ class _Asking:
         self.callbacks += (add, parse)
         register(context._context, _CONNECTION_ID, add, ffi.NULL, ffi.NULL, parse, ffi.NULL)
 
-    def add_extension(self, ssl: Any, kind: int, out: Any, size: Any, alert: Any, argument: Any) -> int:
+    def add_extension(  # noqa: PLR0917 - OpenSSL's order, also below
+        self, ssl: Any, kind: int, out: Any, size: Any, alert: Any, argument: Any
+    ) -> int:
         """Put the connection_id extension into our hello; a server is asked only if the client's had one."""
         engine = self.engine
         if engine is None or engine._extension is None:
@@ -230,7 +232,9 @@ class _Asking:
         out[0], size[0] = engine._extension, len(engine._extension)
         return 1
 
-    def parse_extension(self, ssl: Any, kind: int, data: Any, size: int, alert: Any, argument: Any) -> int:
+    def parse_extension(  # noqa: PLR0917
+        self, ssl: Any, kind: int, data: Any, size: int, alert: Any, argument: Any
+    ) -> int:
         """Take the peer's connection_id extension: a vector of up to 255 bytes (RFC 9146 section 3)."""
         extension = bytes(ffi.buffer(data, size))
         if self.engine is None or not extension or extension[0] != size - 1:
