@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import TypeAlias
 
@@ -112,6 +114,50 @@ def test_five_thousand_keys_are_set_by_a_job_while_others_are_served(tmp_path: P
         assert job["errors"] == [{"deviceId": iccids[-1], "message": f"no device {iccids[-1]!r}"}]
         shown = client.ask("GET", f"/v1/integrate/devices/{iccids[7]}/psk/COAP").json
         assert shown["secretKey"] == f"secret-{iccids[7]}"
+
+
+def test_what_was_answered_is_there_after_kill_9(tmp_path: Path, started: Starter) -> None:
+    gateway = started(GatewayProcess(tmp_path / "data"))
+    answered: list[str] = []
+
+    def register() -> None:
+        with suppress(OSError, HTTPException), Client(gateway) as client:
+            for number in range(10_000):
+                iccid = f"8988280666{number:09}"
+                assert client.ask("POST", "/v1/devices", {"iccid": iccid}).status == 201
+                path = f"/v1/integrate/devices/{iccid}/psk"
+                assert client.ask("POST", path, {"secretKey": f"key-{number:09}", "protocol": "COAP"}).status == 200
+                answered.append(iccid)
+
+    registering = threading.Thread(target=register)
+    registering.start()
+    until(lambda: len(answered) > 100)
+    gateway.kill()
+    registering.join()
+    gateway.start()
+    with Client(gateway) as client:
+        for iccid in answered:
+            key = client.ask("GET", f"/v1/integrate/devices/{iccid}/psk/COAP").json
+            assert key["secretKey"] == f"key-{iccid[-9:]}"
+
+
+def test_of_many_that_want_the_same_one_gets_it(gateway: GatewayProcess) -> None:
+    statuses: list[int] = []
+
+    def register(number: int) -> None:
+        with Client(gateway) as client:
+            device = {"iccid": f"89882807770000000{number:02}", "ip": "10.9.9.9"}
+            statuses.append(client.ask("POST", "/v1/devices", device).status)
+
+    threads = [threading.Thread(target=register, args=(number,)) for number in range(90)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [201] + [409] * 89
+    with Client(gateway) as client:
+        (device,) = client.ask("GET", "/v1/devices?q=10.9.9.9").json["items"]
+        assert client.ask("DELETE", f"/v1/devices/{device['iccid']}").status == 204
 
 
 def test_without_the_token_nothing_but_health_is_shown(gateway: GatewayProcess) -> None:
