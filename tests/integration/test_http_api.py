@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import stat
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import TypeAlias
@@ -227,6 +228,27 @@ def test_failing_disk_is_not_ready(tmp_path: Path, started: Starter) -> None:
         gateway.raise_file_limit()
         until(lambda: post(gateway, "127.0.0.1") == OK)
         assert client.ask("GET", "/readyz").status == 200
+
+
+def test_failing_registry_is_not_ready_and_devices_are_served_as_they_were(tmp_path: Path, started: Starter) -> None:
+    gateway = started(GatewayProcess(tmp_path / "data"))
+
+    def rename(before: str, after: str) -> None:
+        with closing(sqlite3.connect(gateway.data / "registry.db")) as registry:
+            registry.execute(f"ALTER TABLE {before} RENAME TO {after}")
+
+    with Client(gateway) as client:
+        client.ask("POST", "/v1/devices", {"iccid": ICCID, "ip": "127.0.0.1"})
+        until(lambda: post(gateway, "127.0.0.1") == OK)
+        rename("registry_version", "gone")
+        until(lambda: client.ask("GET", "/readyz").status == 503)
+        assert client.ask("GET", "/readyz").json["errors"] == [{"message": "the device registry cannot be read"}]
+        assert client.ask("GET", "/healthz").status == 200
+        assert client.ask("PATCH", f"/v1/devices/{ICCID}", {"name": "x"}).status == 500
+        assert post(gateway, "127.0.0.1") == OK
+        rename("gone", "registry_version")
+        until(lambda: client.ask("GET", "/readyz").status == 200)
+        assert client.ask("PATCH", f"/v1/devices/{ICCID}", {"name": "x"}).status == 200
 
 
 # ---------------------------------------------------------------------- abuse
