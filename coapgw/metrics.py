@@ -58,6 +58,10 @@ class DtlsCounters:
     repeated_flights: int = 0
     received: int = 0  # with application data, authentic
     refused: int = 0  # not authentic, seen before, or not for us; dropped
+    with_cid: int = 0  # authentic, found by their Connection ID
+    unknown_cid: int = 0  # with a Connection ID that no association has; dropped
+    moved: int = 0  # changes of an association's address
+    withheld: int = 0  # answers larger than a new address may get before it is known to be the peer's
     unsealed: int = 0  # answers nobody could be sent: too long, or no sequence numbers left
     closed: int = 0  # associations that the peer ended
     superseded: int = 0  # associations that ended because their device made a newer one
@@ -76,6 +80,7 @@ class UplinkCounters:
     unauthorised: int = 0
     topic_refused: int = 0
     too_large: int = 0
+    over_rate: int = 0
     not_stored: int = 0
     introduced: int = 0
 

@@ -14,6 +14,7 @@ from coapgw.coap.messaging import MessageLayer
 from coapgw.config import CoapsSection
 from coapgw.dtls.admission import Admission, HandshakeLimits
 from coapgw.dtls.association import CipherCache
+from coapgw.dtls.cid import ConnectionIds
 from coapgw.dtls.front import Front
 from coapgw.dtls.hello import Cookies
 from coapgw.dtls.openssl import ServerContext
@@ -53,6 +54,7 @@ class SecureCoap:
         self._openssl = ServerContext(credentials.credential, config.mtu)
         self._cookies = Cookies(os.urandom)
         self._ciphers = CipherCache()
+        self._connection_ids = ConnectionIds(config.cid_length, config.node, os.urandom) if config.cid_length else None
         self.fronts: list[Front] = []
 
     @property
@@ -67,6 +69,7 @@ class SecureCoap:
             deliver=messages.receive_datagram,
             forgotten=messages.forget,
             mtu=self._config.mtu,
+            connection_ids=self._connection_ids,
             wake=wake,
         )
         self.fronts.append(front)

@@ -37,6 +37,7 @@ from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
 from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
 from coapgw.gateway.envelope import MessageIds
+from coapgw.gateway.rate import DeviceRates
 from coapgw.gateway.resources import make_root
 from coapgw.gateway.uplink import Uplink, UplinkSettings
 from coapgw.http.access import open_token
@@ -223,6 +224,7 @@ class Gateway(MultiService):
     def _build_coap(self) -> None:
         """Build the way in: message layer (one for each socket), resources, uplink."""
         config = self.config
+        limits = config.limits
         self.uplink = Uplink(
             self.spool,
             MessageIds(os.urandom),
@@ -234,6 +236,7 @@ class Gateway(MultiService):
                 raw=config.mqtt.payload is PayloadForm.RAW,
             ),
             heard=self.last_seen.heard,
+            rates=DeviceRates(limits.device_rate, limits.device_burst, time.monotonic) if limits.device_rate else None,
         )
         thread = CallThread(self._reactor, "coapgw bootstrap")
         self._closing.append(thread.stop)
@@ -372,8 +375,6 @@ class Gateway(MultiService):
         except OSError as refused:
             self.log.error("ports.json cannot be written: {reason}", reason=refused.strerror)
         self.log.info("coapgw {version} is ready: {ports}", version=__version__, ports=json.dumps(self.ports))
-        if self.config.limits.device_rate:
-            self.log.warn("limits.device_rate is not in this version yet; no device is limited")
 
     def _forget_ports(self) -> None:
         """Remove ``ports.json``; only ever done by the gateway that has the spool's lock."""

@@ -32,6 +32,7 @@ WAITING_BYTES: Final = 64 << 20
 GATHER_SECONDS: Final = 0.001  # from one group to the next: a commit costs the same CPU whatever is in it
 SETTLE_SECONDS: Final = 0.1  # how long deletions wait for a commit to travel with
 CALM_SECONDS: Final = 5.0  # without a failure, then the log says that it works again
+RETRY_SECONDS: Final = 1.0  # until deletions that failed are tried again, if no commit takes them along before
 
 Followers: TypeAlias = "list[Callable[[Sequence[Spooled]], None]]"
 
@@ -168,8 +169,12 @@ class Spool:
         before = len(settled)
         settled.extend(places)
         self.counters.settled += len(settled) - before
+        self._settle_in(SETTLE_SECONDS)
+
+    def _settle_in(self, seconds: float) -> None:
+        """Hand over what is to be deleted in so many seconds, unless that happens anyway."""
         if not self._handing_over and self._settle_call is None and self._closed is None:
-            self._settle_call = self._reactor.callLater(SETTLE_SECONDS, self._settle_now)
+            self._settle_call = self._reactor.callLater(seconds, self._settle_now)
 
     def _settle_now(self) -> None:
         self._settle_call = None
@@ -211,6 +216,8 @@ class Spool:
             if failure is not None:
                 self._introduced.difference_update(group.introduced)
                 self._group.settled.extend(group.settled)
+        if failure is not None and self._group.settled:
+            self._settle_in(RETRY_SECONDS)  # a full spool takes nothing in, so no message may ever come to do it
         self._note_health(failure)
         for group in groups:
             if not group.messages:

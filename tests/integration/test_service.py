@@ -83,6 +83,7 @@ def test_it_starts_stops_and_starts_again(reactor: Reactor, tmp_path: Path) -> N
         assert _post(reactor, gateway)[1] == 0x44
         assert reactor.result(gateway.stopService()) is None
         assert not (tmp_path / "ports.json").exists()
+        assert list(gateway) == []  # nothing of this life looks at the registry in the next
 
 
 def test_stopping_twice_or_before_the_start_does_no_harm(reactor: Reactor, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from coapgw.errors import SpoolFailing, SpoolFull
 from coapgw.gateway.authorise import DevicesByAddress
 from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
 from coapgw.gateway.envelope import MessageIds
+from coapgw.gateway.rate import DeviceRates
 from coapgw.gateway.resources import answer_to, make_root
 from coapgw.gateway.uplink import PUBLISH_SECONDS, Uplink, UplinkSettings
 from coapgw.interfaces import IDeviceDirectory
@@ -48,13 +49,15 @@ class Directory:
 class Gateway:
     """Everything between the socket and the disk."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, rates: DeviceRates | None = None, **settings: object) -> None:
         self.now = 1670598749.915
         self.spool = SpoolStub()
         self.directory = Directory()
         self.heard: dict[str, int] = {}
         uplink_settings = UplinkSettings(**settings)  # type: ignore[arg-type]
-        self.uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, uplink_settings, heard=self.heard)
+        self.uplink = Uplink(
+            self.spool, MessageIds(os.urandom), lambda: self.now, uplink_settings, rates=rates, heard=self.heard
+        )
         bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684, lambda: 0.0)
         self.layer = MessageLayer(
             *(ResourceSite(make_root(self.uplink, bootstrap)), DevicesByAddress(self.directory), random.Random(1))
@@ -294,3 +297,14 @@ def test_stranger_is_not_heard() -> None:
     gateway = Gateway()
     gateway.send(source=STRANGER)
     assert gateway.heard == {}
+
+
+def test_over_the_device_s_rate_is_4_29_with_max_age_and_nothing_is_stored() -> None:
+    now = 50.0
+    gateway = Gateway(DeviceRates(0.1, 0, lambda: now))
+    assert _code(gateway.send()) == 0x44
+    assert gateway.send() == [b"\x62\x9d\x00\x02tk\xd1\x01\x0a"]  # Max-Age: 10
+    assert len(gateway.telemetry) == 1
+    assert gateway.uplink.counters.over_rate == 1
+    now += 10
+    assert _code(gateway.send()) == 0x44
