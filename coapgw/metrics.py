@@ -31,6 +31,18 @@ class MessagingCounters:
 
 
 @attrs.define
+class BlockwiseCounters:
+    """Bodies larger than a datagram."""
+
+    uploads: int = 0  # bodies put together
+    answers: int = 0  # blocks of large answers
+    incomplete: int = 0  # blocks that nothing came before, or not everything
+    too_large: int = 0  # bodies that were, or would have been
+    expired: int = 0  # unfinished uploads whose next block did not come in time
+    dropped: int = 0  # unfinished uploads that went for want of room
+
+
+@attrs.define
 class SocketCounters:
     """What happened between the kernel and the machine."""
 

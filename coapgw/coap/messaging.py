@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 from coapgw.coap.codec import (
     ACK,
@@ -47,13 +47,11 @@ from coapgw.coap.codec import (
     parse_options,
 )
 from coapgw.coap.endpoints import Address, Endpoint, EndpointTable, PeerDirectory, RandomSource
-from coapgw.coap.exchanges import PENDING, UNLIMITED, ExchangeMemory
+from coapgw.coap.exchange import Exchange, Handler
+from coapgw.coap.exchanges import PENDING, ExchangeMemory
 from coapgw.coap.outgoing import Outcome, Outgoing, Response, Transmission
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
 from coapgw.metrics import MessagingCounters
-
-Handler: TypeAlias = "Callable[[Exchange, bytes], None]"
-"""Given a request's exchange and payload; answers by ``exchange.respond``, now, later, or never."""
 
 EXPIRE_PER_BATCH: Final = 256  # twice what a batch of datagrams can add, so that forgetting keeps up
 EXPIRE_PER_TIMER: Final = 5_000  # a few milliseconds
@@ -83,43 +81,6 @@ class Site(Protocol):
 
     def resolve(self, code: int, options: Options) -> Handler:
         """Return the handler of requests with this method and these options; it is remembered for the next ones."""
-
-
-class Exchange:
-    """A request that was taken and is owed an answer."""
-
-    __slots__ = ("_layer", "ack_due", "answered", "endpoint", "header", "separate", "size_limit")
-
-    def __init__(self, layer: MessageLayer, endpoint: Endpoint, header: bytes) -> None:
-        """Keep the *header*, token included: the answer takes its Message ID and token from it."""
-        self._layer = layer
-        self.endpoint = endpoint
-        self.header = header
-        self.answered = False
-        self.separate = False
-        self.ack_due = math.inf
-        self.size_limit = UNLIMITED
-
-    @property
-    def principal(self) -> object | None:
-        """Who asks, None for a stranger."""
-        return self.endpoint.principal
-
-    @property
-    def local_host(self) -> str:
-        """The address of ours that was asked, in figures; empty if that is not known."""
-        return self._layer.local_host(self.endpoint.address)
-
-    def respond(self, code: int, body: bytes = b"") -> None:
-        """Answer; only the first call counts.
-
-        Args:
-            code: response code, class and detail in one byte.
-            body: what follows the token, from ``codec.encode_body``.
-        """
-        if not self.answered:
-            self.answered = True
-            self._layer.respond(self, code, body)
 
 
 class MessageLayer:
@@ -487,6 +448,11 @@ class MessageLayer:
         endpoint = self._endpoints.pop(address, None)
         if endpoint is not None:
             self._outgoing.abandon(endpoint)
+
+    @property
+    def now(self) -> float:
+        """The time of the datagram or timer being served, in seconds."""
+        return self._now
 
     @property
     def endpoints(self) -> int:

@@ -9,7 +9,6 @@ from twisted.logger import Logger
 from txthings import resource
 
 from coapgw.coap.codec import (
-    BAD_OPTION,
     BAD_REQUEST,
     CHANGED,
     CONTENT,
@@ -28,11 +27,10 @@ from coapgw.coap.codec import (
     UNAUTHORIZED,
     URI_QUERY,
     Options,
-    decode_uint,
     encode_body,
     encode_uint,
 )
-from coapgw.coap.messaging import Exchange, Handler
+from coapgw.coap.exchange import Exchange, Handler
 from coapgw.coap.site import NOT_FOUND_BODY, Branch, WellKnownCore, answering
 from coapgw.errors import DeviceUnknown, PayloadTooLarge, StorageError, TopicRefused
 from coapgw.gateway.bootstrap import Bootstrap, SourceRefused, TermsNotAccepted, TooManyAsking
@@ -47,7 +45,6 @@ _TERMS: Final = (
     b'{"statusText":"Unauthorized","errors":[{"code":401,"message":"the terms of this service are not accepted"}]}'
 )
 _NO_KEY: Final = b'{"statusText":"Internal Server Error","errors":[{"code":500,"message":"no key could be stored"}]}'
-_BLOCK1: Final = 27  # RFC 7959: block number << 4 | more << 3 | size exponent
 _log = Logger()
 
 
@@ -112,8 +109,6 @@ class UplinkResource(resource.CoAPResource):  # type: ignore[misc] # txThings ha
         """Return the handler for this method and these options."""
         if code != POST:
             return self._other_methods
-        if any(number == _BLOCK1 and decode_uint(value) >> 3 for number, value in options):
-            return answering(BAD_OPTION)  # an upload in blocks, which is not served yet: never half a message
         try:
             topic = parse_topic(value for number, value in options if number == URI_QUERY)
         except TopicRefused as refusal:

@@ -14,7 +14,8 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.python.failure import Failure
 
 from coapgw.coap.codec import CHANGED, CONTENT, GET, POST, encode_body
-from coapgw.coap.messaging import Exchange, MessageLayer
+from coapgw.coap.exchange import Exchange
+from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.parameters import TransmissionParameters
 from coapgw.coap.url import Target, parse_url
 from coapgw.dtls.client import HandshakeFailed

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from coapgw import metrics
 from coapgw.http.metrics_page import MEANINGS, CounterGroup, Gauge, MetricsPage
 from coapgw.metrics import (
+    BlockwiseCounters,
     BootstrapCounters,
     BrokerCounters,
     DtlsCounters,
@@ -26,6 +27,7 @@ from coapgw.metrics import (
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 KINDS: dict[str, Any] = {
     "coap": MessagingCounters,
+    "blockwise": BlockwiseCounters,
     "udp": SocketCounters,
     "dtls": DtlsCounters,
     "bootstrap": BootstrapCounters,

@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.defer import maybeDeferred
 from zope.interface import implementer
 
+from coapgw.coap.blockwise import BlockwiseSite
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.site import ResourceSite
 from coapgw.errors import SpoolFailing, SpoolFull
@@ -60,7 +61,8 @@ class Gateway:
         )
         bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684, lambda: 0.0)
         self.layer = MessageLayer(
-            *(ResourceSite(make_root(self.uplink, bootstrap)), DevicesByAddress(self.directory), random.Random(1))
+            BlockwiseSite(ResourceSite(make_root(self.uplink, bootstrap))),
+            *(DevicesByAddress(self.directory), random.Random(1)),
         )
         self._message_id = 0
 
@@ -98,7 +100,6 @@ def _code(answers: list[bytes]) -> int:
         ((option(3, b"other.example"), option(8, b"data"), option(4, b"t=/a/b")), f"{ICCID}/a/b"),
         ((option(12, b"\x00\x32"), option(3, b"?t=hello-world")), ICCID),  # microcoapy
         ((option(7, b"\x16\x33"), option(8, b"t=x")), f"{ICCID}/x"),  # libcoap's Uri-Port
-        ((option(27, b"\x06"),), ICCID),  # a Block1 that is the only block
     ],
 )
 def test_a_post_becomes_a_message(options: tuple[bytes, ...], topic: str) -> None:
@@ -183,11 +184,22 @@ def test_a_bad_topic_is_4_00_with_a_reason(query: bytes) -> None:
     assert gateway.spool.rows == []
 
 
-def test_half_an_upload_is_never_taken_for_a_message() -> None:
+def test_a_block_that_is_the_only_one_is_a_message() -> None:
     gateway = Gateway()
-    for block in (b"\x0e", b"\x16", b"\x01\x06"):
-        assert _code(gateway.send(option(27, block))) == 0x82
+    assert gateway.send(option(27, b"\x06")) == [b"\x62\x44\x00\x01tk" + option(27, b"\x06")]
+    assert len(gateway.spool.rows) == 2
+
+
+def test_an_upload_in_blocks_is_one_message_and_half_of_one_is_none() -> None:
+    gateway = Gateway()
+    body = bytes(range(40))
+    assert _code(gateway.send(option(27, b"\x08"), payload=body[:16])) == 0x5F
+    assert _code(gateway.send(option(27, b"\x18"), payload=body[16:32])) == 0x5F
     assert gateway.spool.rows == []
+    assert _code(gateway.send(option(27, b"\x20"), payload=body[32:])) == 0x44
+    assert len(gateway.spool.rows) == 2  # with the lifecycle event
+    assert _code(gateway.send(option(27, b"\x16"), payload=b"from nowhere")) == 0x88
+    assert _code(gateway.send(option(27, b"\x08"), payload=body[:16], source=STRANGER)) == 0x81
 
 
 @pytest.mark.parametrize(
