@@ -27,7 +27,7 @@ def test_libcoap_sends_a_large_message(tmp_path: Path, block_bytes: int) -> None
         command = ["coap-client-notls", "-m", "post", "-b", str(block_bytes), "-f", str(payload), url]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         assert "4." not in done.stdout + done.stderr
-        until(lambda: subscriber.documents())
+        until(subscriber.documents)
         subscriber.close()
         (document,) = subscriber.documents()
         assert base64.b64decode(document["payload"]["value"]) == body

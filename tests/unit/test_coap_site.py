@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from twisted.internet.defer import Deferred, succeed
 from txthings import coap, resource
 
