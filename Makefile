@@ -51,6 +51,7 @@ demo: install
 
 # One pytest run, so that its closing line speaks for all tests.
 test: lint prerequisites
+	@PYTHON=$(PY) tests/interop/clients/install
 	$(SBIN) $(PY) -m pytest tests/unit tests/integration tests/interop
 
 prerequisites:

@@ -15,9 +15,8 @@ class CoapsServer:
     port: int
     identity: str
     key: str = attrs.field(repr=False)
+    plain: tuple[str, int]  # where it takes plain CoAP
     pid: int = 0
-    log: Path | None = None
-    answer: str = "2.04"  # what a POST to / is answered with
 
     @property
     def address(self) -> tuple[str, int]:
@@ -32,6 +31,10 @@ class CoapsServer:
     def at(self, address: tuple[str, int]) -> CoapsServer:
         """Return the same server, seen through a relay at *address*."""
         return attrs.evolve(self, host=address[0], port=address[1])
+
+    def known_as(self, identity: str) -> CoapsServer:
+        """Return the same server, for a client that calls itself *identity*."""
+        return attrs.evolve(self, identity=identity)
 
     def memory(self) -> int:
         """Return the resident bytes of its process (proc(5))."""

@@ -47,13 +47,6 @@ def program(name: str, package: str) -> str:
     return found
 
 
-def package_version(package: str) -> str:
-    """Return the version of an installed Debian package without its revision."""
-    command = ["dpkg-query", "--show", "--showformat=${Version}", package]
-    version = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return re.sub(r"^\d+:|-[^-]*$", "", version)
-
-
 def first_number(text: str) -> str:
     """Return the first thing in *text* that looks like a version."""
     found = re.search(r"\d+(\.\d+)+", text)
@@ -86,7 +79,7 @@ def converse(command: Sequence[str], payloads: Sequence[bytes]) -> list[str]:
 
     Writes the next request when the last was answered, so that each is a datagram of its own.
     """
-    # Nothing in a request may be a line end or a command letter of such a program: no zero, no newline, first byte 0x42.
+    # Nothing in a request may be a line end or a command letter to such a program.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdin is not None
     assert process.stdout is not None
