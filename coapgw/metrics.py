@@ -41,6 +41,34 @@ class SocketCounters:
 
 
 @attrs.define
+class DtlsCounters:
+    """What DTLS peers did; records unless said otherwise."""
+
+    hellos: int = 0  # ClientHellos
+    malformed: int = 0  # datagrams that are no records of DTLS 1.2, or no hello, from a peer that has no association
+    cookies: int = 0  # HelloVerifyRequests sent
+    handshakes: int = 0  # begun: with a valid cookie, and within the limits
+    established: int = 0  # handshakes that became associations
+    failed: int = 0  # handshakes that ended in an alert
+    unproven: int = 0  # of these: the peer could not prove that it knows a key
+    timeouts: int = 0  # handshakes that were not finished in time
+    displaced: int = 0  # handshakes that made room for others, or for another attempt of the same peer
+    refused_rate: int = 0  # hellos beyond coaps.handshakes_per_second
+    refused_full: int = 0  # hellos beyond coaps.max_handshakes, or beyond one network's part of it
+    repeated_flights: int = 0
+    received: int = 0  # with application data, authentic
+    refused: int = 0  # not authentic, seen before, or not for us; dropped
+    unsealed: int = 0  # answers nobody could be sent: too long, or no sequence numbers left
+    closed: int = 0  # associations that the peer ended
+    superseded: int = 0  # associations that ended because their device made a newer one
+    evicted: int = 0  # associations that ended because there were too many
+    idle: int = 0  # associations that ended because they were idle for too long
+    revoked: int = 0  # associations that ended because their device or its key changed
+    worn: int = 0  # associations that ended because their keys had protected, or been tried on, enough records
+    restored: int = 0  # associations that went on after a planned restart
+
+
+@attrs.define
 class UplinkCounters:
     """What became of devices' messages."""
 
@@ -50,6 +78,17 @@ class UplinkCounters:
     too_large: int = 0
     not_stored: int = 0
     introduced: int = 0
+
+
+@attrs.define
+class BootstrapCounters:
+    """What became of devices' bootstrap calls."""
+
+    answered: int = 0
+    unauthorised: int = 0
+    from_elsewhere: int = 0  # not from a network that may bootstrap
+    refused_busy: int = 0
+    failed: int = 0
 
 
 @attrs.define

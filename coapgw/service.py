@@ -11,12 +11,13 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from random import SystemRandom
 from typing import Any, Final
 
+import attrs
 from twisted.application.service import MultiService
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
@@ -32,24 +33,40 @@ from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
 from coapgw.config import Config, Engine, MqttMode, PayloadForm
 from coapgw.config_values import ListenAddress
+from coapgw.dtls.admission import Admission, HandshakeLimits
+from coapgw.dtls.association import CipherCache
+from coapgw.dtls.front import Front
+from coapgw.dtls.hello import Cookies
+from coapgw.dtls.openssl import ServerContext
+from coapgw.dtls.saved import Located
+from coapgw.dtls.table import AssociationLimits, AssociationTable
 from coapgw.errors import ConfigurationInvalid, StorageError
-from coapgw.gateway.authorise import DevicesByAddress
+from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
+from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
 from coapgw.gateway.envelope import MessageIds
 from coapgw.gateway.resources import make_root
 from coapgw.gateway.uplink import Uplink, UplinkSettings
+from coapgw.metrics import DtlsCounters
 from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
 from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publisher import Publisher
+from coapgw.net.dtls import SecureLayer
 from coapgw.net.mqtt import BrokerPump, MqttServerFactory
-from coapgw.net.udp import CoapPort
+from coapgw.net.udp import CoapPort, Layer, local_hosts
+from coapgw.storage.associations import take_associations, write_associations
+from coapgw.storage.call_thread import CallThread
+from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
+from coapgw.storage.keys import DeviceKeys
+from coapgw.storage.sealing import open_seal
 from coapgw.storage.sessions import SqliteSessionStore
 from coapgw.storage.spool import Spool, open_spool
 
 TICK_SECONDS: Final = 1.0
+COAPS_PORT: Final = 5684  # RFC 7252 section 6.2: what a coaps URL means where nothing listens here
 OTHER_FILES: Final = (
     200  # beside MQTT clients: 100 that Twisted accepts at a time before it closes them, databases, sockets
 )
@@ -117,6 +134,7 @@ class Gateway(MultiService):
         self._mount = mount
         self._closing: list[Callable[[], object]] = []
         self.coap_ports: list[CoapPort] = []
+        self.coaps_ports: list[CoapPort] = []
         self.ports: dict[str, Any] = {}
 
     # ------------------------------------------------------------------ start
@@ -130,6 +148,7 @@ class Gateway(MultiService):
             self._closing.append(self._forget_ports)
             self._build_mqtt()
             self._build_coap()
+            self._build_coaps()
             self._listen()
         except OSError as refused:
             self._close()
@@ -141,11 +160,14 @@ class Gateway(MultiService):
         self._reactor.callWhenRunning(self._ready)
 
     def _open_storage(self) -> None:
-        """Open what must survive: devices, the spool, MQTT sessions."""
+        """Open what must survive: devices, their keys, the spool, MQTT sessions."""
         config = self.config
         registry = open_registry(config.registry.url, self._data)
         self._closing.append(registry.close)
         self.directory = DeviceDirectory(DeviceRegistry(registry, _now_ms).changes_since)
+        seal = open_seal(self._data, registry)
+        self.keys = DeviceKeys(registry, seal, _now_ms)
+        self.credentials = DeviceCredentials(self.directory, seal)
         self.directory.load()
         self.directory.follow(self._reactor).setServiceParent(self)
         self.sessions = SqliteSessionStore(self._data / "broker.db")
@@ -210,32 +232,119 @@ class Gateway(MultiService):
                 raw=config.mqtt.payload is PayloadForm.RAW,
             ),
         )
-        self.root = make_root(self.uplink)
+        thread = CallThread(self._reactor, "coapgw bootstrap")
+        self._closing.append(thread.stop)
+        self.bootstrap = Bootstrap(
+            self.keys,
+            thread.call,
+            BootstrapSettings(
+                networks=config.bootstrap.networks,
+                terms_accepted=config.bootstrap.terms_accepted,
+                rotate_after_seconds=config.bootstrap.rotate_after_seconds,
+                public_url=config.coaps.public_url,
+            ),
+            lambda: self.coaps_ports[0].number if self.coaps_ports else COAPS_PORT,
+        )
+        self.root = make_root(self.uplink, self.bootstrap)
         for segment, mounted in self._mount.items():
             self.root.putChild(segment.encode(), mounted)
         self._site = ResourceSite(self.root)
         self._peers = DevicesByAddress(self.directory)
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
 
-    def _layer(self, wake: Callable[[], None]) -> MessageLayer:
-        return MessageLayer(self._site, self._peers, SystemRandom(), limits=self._limits, wake=wake)
+    def _layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> MessageLayer:
+        random = SystemRandom()
+        return MessageLayer(self._site, self._peers, random, limits=self._limits, wake=wake, local_host=local_host)
+
+    def _build_coaps(self) -> None:
+        """Build what the DTLS fronts (one for each socket) share: keys, associations, and who may become one."""
+        coaps, counters = self.config.coaps, DtlsCounters()
+        limits = AssociationLimits(
+            associations=coaps.max_associations,
+            connections=coaps.max_cbc_associations,
+            idle_seconds=coaps.idle_seconds,
+        )
+        self.associations = AssociationTable(limits, self.credentials.is_current, counters)
+        self.directory.subscribe(self.associations.devices_changed)
+        self._admission = Admission(HandshakeLimits(coaps.max_handshakes, coaps.handshakes_per_second), counters)
+        self._dtls = ServerContext(self.credentials.credential, coaps.mtu)
+        self._fronts: list[Front] = []
+        self._cookies, self._ciphers = Cookies(os.urandom), CipherCache()
+        self._secure_peers = DevicesByAssociation(self.directory)
+        endpoints = max(self._limits.endpoints, coaps.max_associations)
+        self._secure_limits = attrs.evolve(self._limits, endpoints=endpoints)
+
+    def _secure_layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> SecureLayer:
+        messages = MessageLayer(
+            *(self._site, self._secure_peers, SystemRandom()),
+            limits=self._secure_limits,
+            wake=wake,
+            local_host=lambda association: local_host(getattr(association, "address", None)),
+        )
+        front = Front(
+            *(self.associations, self._admission, self._dtls.engine, self._cookies, self._ciphers),
+            deliver=messages.receive_datagram,
+            forgotten=messages.forget,
+            mtu=self.config.coaps.mtu,
+            wake=wake,
+        )
+        self._fronts.append(front)
+        return SecureLayer(front, messages)
+
+    def _fronts_by_socket(self) -> dict[str, Front]:
+        """Return the DTLS fronts by the address and port of their sockets."""
+        sockets = zip(self.coaps_ports, self.config.coaps.listen, self._fronts, strict=True)
+        return {f"{address.host} {port.number}": front for port, address, front in sockets}
+
+    def _restore_associations(self) -> None:
+        """Go on with the associations of before a planned restart, those whose devices and sockets are still here."""
+        if not self._fronts:
+            return
+        fronts = self._fronts_by_socket()
+        try:
+            saved = take_associations(self._data, time.monotonic(), _now_ms(), self._ciphers)
+        except StorageError as lost:
+            self.log.warn("devices need new handshakes: {reason}", reason=str(lost))
+            return
+        for listener, association in saved:
+            if listener in fronts and self.credentials.is_current(association.iccid, association.serial):
+                fronts[listener].restore(association)
+        if saved:
+            restored = self.associations.counters.restored
+            self.log.info("{restored} of {saved} DTLS associations go on", restored=restored, saved=len(saved))
+
+    def _save_associations(self) -> None:
+        """Save what can go on after a planned restart; nothing is sealed for it any more."""
+        fronts = self._fronts_by_socket()
+        located = [Located(listener, one) for listener, front in fronts.items() for one in front.release()]
+        if not located:
+            return
+        try:
+            write_associations(self._data, located, time.monotonic(), _now_ms())
+        except StorageError as failed:
+            self.log.error("devices will need new handshakes: {reason}", reason=str(failed))
 
     def _listen(self) -> None:
         """Bind every socket: MQTT first, so that nothing is acknowledged before there is a way out."""
         config, reactor = self.config, self._reactor
-        self.coap_ports = []
         self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
-        for address in config.coap.listen:
-            host = "127.0.0.1" if address.host == "localhost" else address.host  # Twisted binds UDP to figures only
-            port = CoapPort(address.port, host, self._layer, reactor, receive_buffer=config.coap.receive_buffer)
-            port.startListening()
-            self._closing.append(port.stopListening)
-            self.coap_ports.append(port)
+        self.coap_ports = [self._listen_udp(address, self._layer) for address in config.coap.listen]
+        self.coaps_ports = [self._listen_udp(address, self._secure_layer) for address in config.coaps.listen]
+        self._restore_associations()
         self.publisher.start(self.link)
         ticking = LoopingCall(self._tick)
         ticking.clock = reactor
         ticking.start(TICK_SECONDS, now=False)
         self._closing.append(ticking.stop)
+
+    def _listen_udp(self, address: ListenAddress, make_layer: Callable[..., Layer]) -> CoapPort:
+        host = "127.0.0.1" if address.host == "localhost" else address.host  # Twisted binds UDP to figures only
+        make = partial(make_layer, local_host=local_hosts(host))
+        buffer = self.config.coap.receive_buffer
+        port = CoapPort(address.port, host, make, self._reactor, receive_buffer=buffer)
+        port.startListening()
+        self._closing.append(port.stopListening)
+        return port
 
     def _listen_mqtt(self, address: ListenAddress) -> IListeningPort:
         loopback = address.host == "localhost" or ipaddress.ip_address(address.host).is_loopback
@@ -250,7 +359,7 @@ class Gateway(MultiService):
             return  # stopped before the reactor ran
         self.ports = {
             "coap": [port.number for port in self.coap_ports],
-            "coaps": [],
+            "coaps": [port.number for port in self.coaps_ports],
             "mqtt": [_number(port) for port in self.mqtt_ports],
             "http": None,
         }
@@ -261,8 +370,6 @@ class Gateway(MultiService):
         except OSError as refused:
             self.log.error("ports.json cannot be written: {reason}", reason=refused.strerror)
         self.log.info("coapgw {version} is ready: {ports}", version=__version__, ports=json.dumps(self.ports))
-        if self.config.coaps.listen:
-            self.log.warn("coaps (DTLS) and the management API are not in this version yet; they do not listen")
         if self.config.limits.device_rate:
             self.log.warn("limits.device_rate is not in this version yet; no device is limited")
 
@@ -278,6 +385,8 @@ class Gateway(MultiService):
 
     def _tick(self) -> None:
         """Do what is to be looked at once a second."""
+        if (problem := self._dtls.take_problem()) is not None:
+            self.log.failure("a handshake failed because of an error of ours", failure=Failure(problem))
         self.uplink.handle_timer()
         self.link.handle_timer()
 
@@ -287,13 +396,16 @@ class Gateway(MultiService):
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """Take nothing more in, bring what was taken to disk, publish and answer it, then close."""
         if self.running:
-            for port in self.coap_ports:
+            for port in self.coap_ports + self.coaps_ports:
                 port.stopReading()
             yield self.spool.flush().addErrback(self._not_closed)
             self.publisher.stop()
             yield self.spool.close()
-            for port in self.coap_ports:
+            for port in self.coap_ports + self.coaps_ports:
                 port.flush()
+            self._save_associations()
+            for port in self.coaps_ports:
+                port.flush()  # the farewells to those that cannot go on
         yield maybeDeferred(super().stopService)
         yield self._close()
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import attrs
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 SHOWN_ERRORS: Final = 50  # of a thousand mistakes in a file the first few tell the story
 
 Json = dict[str, object]
@@ -44,3 +46,15 @@ class Output:
             return
         for sentence in shown:
             print(f"coapgw: {sentence}" if len(shown) == 1 else sentence, file=sys.stderr)
+
+
+def time_text(milliseconds: int) -> str:
+    """Return ISO 8601 with milliseconds, UTC as Z."""
+    moment = _EPOCH + timedelta(milliseconds=milliseconds)
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def read_stdin() -> bytes:
+    """Return all of standard input.  Raises OSError."""
+    with open(0, "rb", closefd=False) as stdin:  # sys.stdin is None if there is none, which is an OSError here
+        return stdin.read()

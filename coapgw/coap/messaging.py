@@ -105,6 +105,11 @@ class Exchange:
         """Who asks, None for a stranger."""
         return self.endpoint.principal
 
+    @property
+    def local_host(self) -> str:
+        """The address of ours that was asked, in figures; empty if that is not known."""
+        return self._layer.local_host(self.endpoint.address)
+
     def respond(self, code: int, body: bytes = b"") -> None:
         """Answer; only the first call counts.
 
@@ -125,6 +130,7 @@ class MessageLayer:
         peers: who is behind an address.
         random: Message IDs, tokens, retransmission times.
         wake: called when there is something to send after there was nothing.
+        local_host: which of our own addresses a peer at an address talks to, in figures; empty if that is not known.
     """
 
     def __init__(
@@ -137,12 +143,14 @@ class MessageLayer:
         limits: MessagingLimits | None = None,
         counters: MessagingCounters | None = None,
         wake: Callable[[], None] = lambda: None,
+        local_host: Callable[[Address], str] = lambda _: "",
     ) -> None:
         """Begin without endpoints."""
         self.parameters = parameters or TransmissionParameters()
         self.limits = limits or MessagingLimits()
         self.counters = counters or MessagingCounters()
         self.wake = wake
+        self.local_host = local_host
         self._site = site
         self._peers = peers
         self._lifetime = self.parameters.exchange_lifetime
@@ -473,6 +481,12 @@ class MessageLayer:
             endpoint.principal = principal
             endpoint.handler = None
         return endpoint
+
+    def forget(self, address: Address) -> None:
+        """Let go of the endpoint at an address that will not be used again; what is under way with it has no answer."""
+        endpoint = self._endpoints.pop(address, None)
+        if endpoint is not None:
+            self._outgoing.abandon(endpoint)
 
     @property
     def endpoints(self) -> int:

@@ -58,8 +58,9 @@ class GatewayProcess:
 
     def start(self) -> GatewayProcess:
         """Start it and wait until it is ready."""
-        coap, port = (self.ports["coap"][0], self.ports["mqtt"][0]) if self.ports else (0, 0)
-        settings = [f"coap.listen=['127.0.0.1:{coap}']", f"mqtt.embedded.listen=['127.0.0.1:{port}']", *self.settings]
+        listen = {"coap": "coap.listen", "coaps": "coaps.listen", "mqtt": "mqtt.embedded.listen"}
+        ports = {kind: (self.ports.get(kind) or [0])[0] for kind in listen}
+        settings = [f"{key}=['127.0.0.1:{ports[kind]}']" for kind, key in listen.items()] + [*self.settings]
         options = [argument for setting in settings for argument in ("--set", setting)]
         command = [*(self._limit or []), *TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options]
         with self.log.open("ab") as log:
@@ -80,6 +81,11 @@ class GatewayProcess:
     def coap(self) -> tuple[str, int]:
         """Where it takes CoAP."""
         return "127.0.0.1", int(self.ports["coap"][0])
+
+    @property
+    def coaps(self) -> tuple[str, int]:
+        """Where it takes CoAP over DTLS."""
+        return "127.0.0.1", int(self.ports["coaps"][0])
 
     @property
     def mqtt(self) -> int:

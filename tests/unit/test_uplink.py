@@ -8,17 +8,20 @@ import random
 from collections.abc import Hashable
 
 import pytest
+from twisted.internet.defer import maybeDeferred
 from zope.interface import implementer
 
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.site import ResourceSite
 from coapgw.errors import SpoolFailing, SpoolFull
 from coapgw.gateway.authorise import DevicesByAddress
+from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
 from coapgw.gateway.envelope import MessageIds
 from coapgw.gateway.resources import answer_to, make_root
 from coapgw.gateway.uplink import PUBLISH_SECONDS, Uplink, UplinkSettings
 from coapgw.interfaces import IDeviceDirectory
 from coapgw.model import Acknowledge, Device, DeviceStatus
+from tests.fakes import LostKeys
 from tests.unit.coap_wire import CON, DEVICE, NON, STRANGER, datagram, option
 from tests.unit.spool_stub import SpoolStub
 
@@ -50,8 +53,9 @@ class Gateway:
         self.spool = SpoolStub()
         self.directory = Directory()
         self.uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, UplinkSettings(**settings))  # type: ignore[arg-type]
+        bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684)
         self.layer = MessageLayer(
-            ResourceSite(make_root(self.uplink)), DevicesByAddress(self.directory), random.Random(1)
+            *(ResourceSite(make_root(self.uplink, bootstrap)), DevicesByAddress(self.directory), random.Random(1))
         )
         self._message_id = 0
 
@@ -208,7 +212,10 @@ def test_get_of_the_root_says_not_found() -> None:
 
 def test_the_resources_are_described() -> None:
     (answer,) = Gateway().send(option(PATH, b".well-known"), option(0, b"core"), code=GET, payload=b"")
-    assert answer == b'\x62\x45\x00\x01tk\xc1\x28\xff</>;title="uplink",</data>;title="uplink"'
+    assert (
+        answer
+        == b'\x62\x45\x00\x01tk\xc1\x28\xff</>;title="uplink",</bootstrap>;title="bootstrap",</data>;title="uplink"'
+    )
 
 
 @pytest.mark.parametrize("kind", [CON, NON])

@@ -1,0 +1,185 @@
+"""One half-open peer: from a ClientHello with a valid cookie to an association, or to nothing.
+
+The handshake itself is OpenSSL's (``openssl.py``); here are its time, its limits, and what is taken from it in the end.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Hashable
+from typing import Final, Protocol
+
+from coapgw.dtls.hello import ClientHello
+from coapgw.dtls.openssl import EngineFailed
+from coapgw.dtls.records import ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, epoch_of, pack, sequence_of
+from coapgw.model import Credential
+
+HANDSHAKE_SECONDS: Final = 60.0  # OpenSSL has repeated a flight five times by then: 1, 2, 4, 8 and 16 s apart
+UNPROVEN_LIMIT: Final = 3  # Finished messages that cannot be read; one may be an attacker's, or damaged
+BYTES_LIMIT: Final = 16_384  # that one peer sends for one handshake: ten flights; OpenSSL keeps what comes too early
+EARLY_RECORDS: Final = 4  # application data that overtook the Finished on its way
+_DECRYPT_ERROR: Final = b"\x02\x33"  # fatal(2), decrypt_error(51): RFC 5246 section 7.2
+
+
+class HandshakeEngine(Protocol):
+    """What ``openssl.Engine`` does, for a handshake that it does."""
+
+    is_complete: bool
+    credential: Credential | None
+
+    def begin_as_server(self, hello: bytes) -> None:
+        """Take the ClientHello.  Raises EngineFailed."""
+
+    def receive(self, record: bytes) -> None:
+        """Take a record.  Raises EngineFailed."""
+
+    def take_records(self) -> list[bytes]:
+        """Return what is to be sent."""
+
+    def timeout(self) -> float | None:
+        """Return in how many seconds ``handle_timeout`` is due."""
+
+    def handle_timeout(self) -> None:
+        """Repeat the last flight.  Raises EngineFailed."""
+
+    @property
+    def suite(self) -> str:
+        """The suite that was agreed."""
+
+    def secrets(self) -> tuple[bytes, bytes, bytes]:
+        """Return master secret, client random and server random."""
+
+    def open(self, record: bytes) -> bytes | None:
+        """Return application data of a record.  Raises EngineFailed."""
+
+    def seal(self, plaintext: bytes) -> bytes:
+        """Return a record.  Raises EngineFailed."""
+
+    def close(self) -> bytes:
+        """Return a close_notify."""
+
+
+class Stage(enum.Enum):
+    """How far a handshake has come."""
+
+    UNDER_WAY = enum.auto()
+    COMPLETE = enum.auto()
+    FAILED = enum.auto()
+    UNPROVEN = enum.auto()
+    TIMED_OUT = enum.auto()
+
+
+class Handshake:
+    """One half-open peer.
+
+    Args:
+        network: the source network it counts for.
+    """
+
+    __slots__ = (
+        "_bytes_left",
+        "_ciphers_changed",
+        "_deadline",
+        "_mtu",
+        "_outbox",
+        "_unread",
+        "address",
+        "due",
+        "early",
+        "engine",
+        "finished",
+        "flight",
+        "last_heard",
+        "network",
+        "random",
+        "stage",
+    )
+
+    def __init__(
+        self, engine: HandshakeEngine, hello: ClientHello, address: Hashable, *, network: str, mtu: int, now: float
+    ) -> None:
+        """Begin with a hello whose cookie is valid."""
+        self.engine = engine
+        self.address = address
+        self.network = network
+        self.random = hello.random
+        self.stage = Stage.UNDER_WAY
+        self.early: list[bytes] = []
+        self.finished: bytes | None = None  # the client's record with it
+        self.flight: list[bytes] = []  # our last records
+        self.last_heard = now
+        self.due = math.inf
+        self._mtu = mtu
+        self._outbox: list[bytes] = []
+        self._deadline = now + HANDSHAKE_SECONDS
+        self._bytes_left = BYTES_LIMIT
+        self._ciphers_changed = False
+        self._unread = 0
+        try:
+            engine.begin_as_server(hello.record)
+        except EngineFailed:
+            self.stage = Stage.FAILED
+        self._collect(now)
+
+    def receive(self, record: bytes, now: float) -> None:
+        """Take a record of the peer; *stage* says what became of the handshake."""
+        if self.stage is not Stage.UNDER_WAY:
+            return
+        self._bytes_left -= len(record)
+        if self._bytes_left < 0:
+            self.stage = Stage.FAILED
+            return
+        protected = epoch_of(record) > 0
+        if protected and record[0] == APPLICATION_DATA:
+            if len(self.early) < EARLY_RECORDS:
+                self.early.append(record)
+            return
+        self.last_heard = now
+        try:
+            self.engine.receive(record)
+        except EngineFailed:
+            self.stage = Stage.FAILED
+        if self.engine.is_complete:
+            self.stage = Stage.COMPLETE
+            self.finished = record
+        elif protected and record[0] == HANDSHAKE and self._ciphers_changed and self.stage is Stage.UNDER_WAY:
+            self._unread += 1
+            if self._unread >= UNPROVEN_LIMIT:
+                self.stage = Stage.UNPROVEN
+        elif record[0] == CHANGE_CIPHER_SPEC:
+            self._ciphers_changed = True
+        self._collect(now)
+
+    def handle_timer(self, now: float) -> None:
+        """Repeat the flight, or give up."""
+        if now >= self._deadline:
+            self.stage = Stage.TIMED_OUT
+            return
+        try:
+            self.engine.handle_timeout()
+        except EngineFailed:
+            self.stage = Stage.TIMED_OUT
+        self._collect(now)
+
+    def take_datagrams(self) -> list[bytes]:
+        """Return what is to be sent, as datagrams of at most the MTU."""
+        outbox, self._outbox = self._outbox, []
+        return pack(outbox, self._mtu)
+
+    def _collect(self, now: float) -> None:
+        """Take what the engine has to send, and look at its clock."""
+        records = self.engine.take_records()
+        if records:
+            self.flight = records
+            self._outbox += records
+        if self.stage is Stage.UNPROVEN:
+            self._outbox.append(_plain_alert(self.flight, _DECRYPT_ERROR))
+        timeout = self.engine.timeout()
+        self.due = self._deadline if timeout is None else min(self._deadline, now + timeout)
+
+
+def _plain_alert(flight: list[bytes], alert: bytes) -> bytes:
+    """Return an alert in epoch 0, with the sequence number behind those of the *flight* before it."""
+    sequence = 1 + max((sequence_of(record) for record in flight), default=0)
+    return bytes((ALERT,)) + b"\xfe\xfd\0\0" + sequence.to_bytes(6, "big") + b"\0\2" + alert
