@@ -22,6 +22,7 @@ _ffi: Any = getattr(SSL, "_ffi")  # noqa: B009
 _lib: Any = getattr(SSL, "_lib")  # noqa: B009
 
 GET, POST = 1, 2
+LINKS = (b".well-known", b"core")  # answered at once, without a disk
 LARGEST_DATAGRAM = 65_535
 MTU = 1200
 Flight = Sequence[bytes]
@@ -75,7 +76,7 @@ class DtlsPeer:
         self._connection = SSL.Connection(self._context[0], None)
         self._connection.set_connect_state()
         self._connection.set_ciphertext_mtu(MTU)
-        self.socket = sharing.socket if sharing else _socket(address, server.address)
+        self.socket: socket.socket = sharing.socket if sharing else _socket(address, server.address)
         self._message_id = secrets.randbelow(0x10000)
         self.sent: list[bytes] = []
         self.received: list[bytes] = []
@@ -203,7 +204,7 @@ class DtlsPeer:
 
         On loopback datagrams keep their order: the server has then also seen what others sent before.
         """
-        assert self.ask(self.request(GET, [b".well-known", b"core"]))[1] == 0x45
+        assert self.ask(self.request(GET, LINKS))[1] == 0x45
 
 
 def altered(record: bytes, change: Callable[[Record], Record]) -> bytes:

@@ -17,7 +17,7 @@ LARGEST_DATAGRAM = 65_535
 
 
 @attrs.frozen
-class Path:
+class Link:
     """What happens in one direction: shares of all datagrams (0 to 1), and seconds."""
 
     loss: float = 0.0
@@ -27,7 +27,7 @@ class Path:
     delay: float = 0.0
 
 
-CLEAR = Path()
+CLEAR = Link()
 
 
 @attrs.define(order=True)
@@ -44,12 +44,13 @@ class _Held:
 class Relay:
     """A thread that listens on a port of its own and forwards; every client reaches the server from its own port.
 
-    *to_server* and *to_client* keep every datagram that arrived at the relay, also those it then lost.
+    *to_server* and *to_client* keep every datagram that arrived at the relay, also the *lost* ones.
     """
 
-    def __init__(self, server: tuple[str, int], *, up: Path = CLEAR, down: Path = CLEAR, seed: int = 0) -> None:
+    def __init__(self, server: tuple[str, int], *, up: Link = CLEAR, down: Link = CLEAR, seed: int = 0) -> None:
         self.to_server: list[bytes] = []
         self.to_client: list[bytes] = []
+        self.lost = 0
         self._server = server
         self._up, self._down = up, down
         # One stream of chances a direction: what is lost on one way does not depend on the timing of the other.
@@ -140,6 +141,7 @@ class Relay:
         path, chances = (self._up if up else self._down), self._chances[up]
         lost, doubled, late = (chances.random() for _ in range(3))
         if lost < path.loss:
+            self.lost += 1
             return
         due = time.monotonic() + path.delay + (path.reordering_delay if late < path.reordering else 0.0)
         for _ in range(2 if doubled < path.duplication else 1):

@@ -6,13 +6,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from OpenSSL import SSL
 
 from tests.interop.clients.libcoap import LibcoapClient
 from tests.interop.clients.mbedtls import MbedtlsClient
 from tests.interop.coaps_server import CoapsServer
-from tests.interop.dtls_peer import DtlsPeer, NotAnswered
+from tests.interop.dtls_peer import GET, LINKS, DtlsPeer, NotAnswered
 from tests.interop.dtls_wire import APPLICATION_DATA, records
-from tests.interop.relay import Path, Relay
+from tests.interop.relay import Link, Relay
 from tests.interop.suites import BY_NAME
 
 AEAD_AND_CBC = ["PSK-AES128-CCM8", "PSK-AES128-GCM-SHA256", "PSK-AES128-CBC-SHA256"]
@@ -22,47 +23,53 @@ CLIENTS = 6
 SILENCE = 0.3
 
 
-def _mbedtls_posts(server: CoapsServer, suite: str, path: Path, seed: int) -> list[str]:
-    """Talk through a relay of its own; a first repeat after 0.1 s keeps the test short."""
-    with Relay(server.address, up=path, down=path, seed=seed) as relay:
-        return MbedtlsClient(0.1).post(server.at(relay.address), BY_NAME[suite], [b"one", b"two", b"three"])
+def _mbedtls_posts(server: CoapsServer, suite: str, link: Link, seed: int) -> int:
+    """Talk through a relay of its own, and return how much it lost; a first repeat after 50 ms keeps the test short."""
+    with Relay(server.address, up=link, down=link, seed=seed) as relay:
+        codes = MbedtlsClient(0.05).post(
+            server.device(seed).at(relay.address), BY_NAME[suite], [b"one", b"two", b"three"]
+        )
+        assert codes == ["2.04"] * 3
+        return relay.lost
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("suite", ["PSK-AES128-CCM8", "PSK-AES128-CBC-SHA256"])
 def test_mbedtls_gets_through_loss(coaps: CoapsServer, suite: str, loss: float) -> None:
     with ThreadPoolExecutor(CLIENTS) as clients:
-        path = Path(loss=loss)
-        codes = list(clients.map(lambda seed: _mbedtls_posts(coaps, suite, path, seed), range(CLIENTS)))
-    assert codes == [["2.04"] * 3] * CLIENTS
+        link = Link(loss=loss)
+        assert sum(clients.map(lambda seed: _mbedtls_posts(coaps, suite, link, seed), range(CLIENTS))) >= CLIENTS
 
 
 @pytest.mark.parametrize("suite", ["PSK-AES128-CCM8", "PSK-AES128-CBC-SHA256"])
 def test_mbedtls_gets_through_doubling_and_overtaking(coaps: CoapsServer, suite: str) -> None:
-    path = Path(loss=0.05, duplication=0.3, reordering=0.3, reordering_delay=0.03, delay=0.005)
+    link = Link(loss=0.05, duplication=0.3, reordering=0.3, reordering_delay=0.03, delay=0.005)
     with ThreadPoolExecutor(CLIENTS) as clients:
-        codes = list(clients.map(lambda seed: _mbedtls_posts(coaps, suite, path, seed), range(CLIENTS)))
-    assert codes == [["2.04"] * 3] * CLIENTS
+        assert sum(clients.map(lambda seed: _mbedtls_posts(coaps, suite, link, seed), range(CLIENTS))) > 0
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_openssl_and_libcoap_get_through_loss(coaps: CoapsServer, loss: float) -> None:
-    """Their first repeats come after one and two seconds: all at the same time, therefore."""
-    path = Path(loss=loss)
+@pytest.mark.parametrize(("loss", "seeds"), [(0.1, (3, 5, 6)), (0.3, (4, 5, 7))])
+def test_openssl_and_libcoap_get_through_loss(coaps: CoapsServer, loss: float, seeds: tuple[int, ...]) -> None:
+    """Their first repeats come after one or two seconds: all at once, therefore, and with seeds that are soon through."""
+    link = Link(loss=loss)
 
-    def openssl(suite: str) -> bool:
-        with Relay(coaps.address, up=path, down=path, seed=AEAD_AND_CBC.index(suite)) as relay:
-            with DtlsPeer(coaps.at(relay.address), suite=suite) as peer:
-                return peer.handshake(60).post(b"openssl", 20, tries=10) == CHANGED
+    def openssl(device: int, seed: int, suite: str) -> int:
+        with (
+            Relay(coaps.address, up=link, down=link, seed=seed) as relay,
+            DtlsPeer(coaps.device(device).at(relay.address), suite=suite) as peer,
+        ):
+            assert peer.handshake(30).post(b"openssl", 30, tries=10) == CHANGED
+            return relay.lost
 
-    def libcoap(stack: str) -> bool:
-        with Relay(coaps.address, up=path, down=path, seed=7) as relay:
-            return LibcoapClient(stack).post(coaps.at(relay.address), None, [b"libcoap"]) == ["2.04"]
+    def libcoap(device: int, seed: int, stack: str) -> int:
+        with Relay(coaps.address, up=link, down=link, seed=seed) as relay:
+            assert LibcoapClient(stack).post(coaps.device(device).at(relay.address), None, [b"libcoap"]) == ["2.04"]
+            return relay.lost
 
-    with ThreadPoolExecutor(5) as clients:
-        done = [clients.submit(openssl, suite) for suite in AEAD_AND_CBC]
-        done += [clients.submit(libcoap, stack) for stack in ("openssl", "gnutls")]
-        assert [one.result() for one in done] == [True] * 5
+    with ThreadPoolExecutor(len(seeds) + 2) as clients:
+        waiting = [clients.submit(openssl, *one) for one in zip(range(3), seeds, AEAD_AND_CBC, strict=True)]
+        waiting += [clients.submit(libcoap, 3, seeds[1], "openssl"), clients.submit(libcoap, 4, seeds[1], "gnutls")]
+        assert all(one.result() for one in waiting)  # something was lost for each
 
 
 @pytest.mark.parametrize("suite", AEAD_AND_CBC)
@@ -72,7 +79,7 @@ def test_a_doubled_record_is_answered_once(coaps: CoapsServer, suite: str) -> No
         peer.serves()
         before = _application_data(relay.to_client)
         for _ in range(20):
-            sealed = peer.seal(peer.request(2, payload=b"once"))
+            sealed = peer.seal(peer.request(GET, LINKS))
             peer.send([sealed, sealed, sealed])
         peer.serves()
         assert _application_data(relay.to_client) - before == 21
@@ -88,7 +95,7 @@ def test_records_may_overtake_each_other_by_less_than_the_window(coaps: CoapsSer
         peer.handshake()
         peer.serves()
         before = _application_data(relay.to_client)
-        sealed = [peer.seal(peer.request(2, payload=b"overtaken")) for _ in range(30)]
+        sealed = [peer.seal(peer.request(GET, LINKS)) for _ in range(30)]
         peer.send([*sealed[:0:-1], sealed[0]])
         peer.serves()
         assert _application_data(relay.to_client) - before == 31
@@ -96,7 +103,7 @@ def test_records_may_overtake_each_other_by_less_than_the_window(coaps: CoapsSer
 
 @pytest.mark.parametrize("suite", AEAD_AND_CBC)
 def test_after_a_change_of_port_a_handshake_helps(coaps: CoapsServer, suite: str) -> None:
-    """Without a Connection ID a record from another port belongs to nobody: silence, and a new handshake works at once."""
+    """Without a Connection ID a record from another port belongs to nobody: silence, until a new handshake."""
     with Relay(coaps.address) as relay, DtlsPeer(coaps.at(relay.address), suite=suite) as peer:
         peer.handshake()
         assert peer.post(b"before") == CHANGED
@@ -131,7 +138,7 @@ def test_a_wrong_key_and_an_unknown_identity_look_the_same(coaps: CoapsServer) -
     seen = []
     for server, key in ((coaps, "wrong key"), (coaps.known_as("8988280000000000000"), None)):
         with DtlsPeer(server, key=key) as peer:
-            with pytest.raises(Exception, match="."):
+            with pytest.raises((SSL.Error, NotAnswered)):
                 peer.handshake(SILENCE)
             seen.append([(len(datagram), datagram[:1]) for datagram in [*peer.received, *peer.drain()]])
     assert seen[0] == seen[1]

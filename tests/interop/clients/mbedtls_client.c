@@ -2,8 +2,8 @@
  *
  *     mbedtls_client HOST PORT IDENTITY KEY SUITE FIRST_TIMEOUT_MS PAYLOAD...
  *
- * SUITE is mbedTLS's name for it, or "any".  Flights are repeated after FIRST_TIMEOUT_MS, doubling up to 16 times that;
- * a request is repeated likewise, with the same Message ID.  Ends with 0 when every request was answered.
+ * SUITE is mbedTLS's name for it, or "any".  Flights are repeated after FIRST_TIMEOUT_MS, doubling up to 256 times that;
+ * a request is repeated likewise, up to 12 times, with the same Message ID.  Ends with 0 when every request was answered.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +17,8 @@
 #include <mbedtls/timing.h>
 #include <mbedtls/version.h>
 
-#define TRIES 6
+#define TRIES 12
+#define LONGEST_TIMEOUT_MS 1600 /* between two tries of a request */
 
 static void check(const char *what, int result)
 {
@@ -42,7 +43,7 @@ static int ask(mbedtls_ssl_context *ssl, mbedtls_ssl_config *config, unsigned id
 {
     unsigned char out[1024], in[2048];
     size_t size = request(out, id, payload);
-    for (int tries = 0; tries < TRIES; tries++, timeout *= 2) {
+    for (int tries = 0; tries < TRIES; tries++) {
         check("write", mbedtls_ssl_write(ssl, out, size));
         mbedtls_ssl_conf_read_timeout(config, timeout);
         int got;
@@ -51,6 +52,7 @@ static int ask(mbedtls_ssl_context *ssl, mbedtls_ssl_config *config, unsigned id
                 return in[1];
         if (got != MBEDTLS_ERR_SSL_TIMEOUT)
             check("read", got);
+        timeout = timeout < LONGEST_TIMEOUT_MS ? 2 * timeout : timeout;
     }
     fprintf(stderr, "no answer\n");
     exit(1);
@@ -84,13 +86,17 @@ int main(int count, char **arguments)
     check("key", mbedtls_ssl_conf_psk(&config, (const unsigned char *)key, strlen(key),
                                       (const unsigned char *)identity, strlen(identity)));
     mbedtls_ssl_conf_rng(&config, mbedtls_ctr_drbg_random, &random);
-    mbedtls_ssl_conf_handshake_timeout(&config, timeout, 16 * timeout);
+    mbedtls_ssl_conf_handshake_timeout(&config, timeout, 256 * timeout);
     if (strcmp(arguments[5], "any"))
         mbedtls_ssl_conf_ciphersuites(&config, suites);
     check("setup", mbedtls_ssl_setup(&ssl, &config));
     mbedtls_ssl_set_bio(&ssl, &net, mbedtls_net_send, NULL, mbedtls_net_recv_timeout);
     mbedtls_ssl_set_timer_cb(&ssl, &timer, mbedtls_timing_set_delay, mbedtls_timing_get_delay);
-    check("handshake", mbedtls_ssl_handshake(&ssl));
+    int done;
+    do
+        done = mbedtls_ssl_handshake(&ssl);
+    while (done == MBEDTLS_ERR_SSL_WANT_READ || done == MBEDTLS_ERR_SSL_WANT_WRITE);
+    check("handshake", done);
     for (int number = 7; number < count; number++) {
         int code = ask(&ssl, &config, 0x3100u + (unsigned)number, arguments[number], timeout);
         printf("%d.%02d\n", code >> 5, code & 31);
