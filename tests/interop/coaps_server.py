@@ -31,6 +31,7 @@ class CoapsServer:
     plain: tuple[str, int]  # where it takes plain CoAP
     mqtt: int  # its broker's port
     pid: int
+    log: Path
     identity: str = str(FIRST_ICCID)
     key: str = attrs.field(default=KEY, repr=False)
 
@@ -75,7 +76,7 @@ def running_gateway(data: Path, *settings: str) -> Iterator[CoapsServer]:
     registry.close()
     gateway = GatewayProcess(data, *settings).start()
     try:
-        yield CoapsServer(*gateway.coaps, gateway.coap, gateway.mqtt, gateway.pid)
+        yield CoapsServer(*gateway.coaps, gateway.coap, gateway.mqtt, gateway.pid, gateway.log)
     finally:
         gateway.stop()
     log = gateway.log.read_text()

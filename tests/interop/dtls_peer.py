@@ -6,7 +6,7 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from OpenSSL import SSL
 
 from tests.interop.coaps_server import CoapsServer
-from tests.interop.dtls_wire import Record, records
+from tests.interop.dtls_wire import records
 from tests.unit.coap_wire import datagram, option
 
 # pyOpenSSL has no public call for a pre-shared key.
@@ -51,7 +51,8 @@ def _context(identity: bytes, key: bytes, suite: str) -> tuple[SSL.Context, obje
     return context, callback
 
 
-def _socket(address: str, server: tuple[str, int]) -> socket.socket:
+def connected_socket(address: str, server: tuple[str, int]) -> socket.socket:
+    """Return a UDP socket that waits for nothing."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.bind((address, 0))
     made.connect(server)
@@ -76,7 +77,7 @@ class DtlsPeer:
         self._connection = SSL.Connection(self._context[0], None)
         self._connection.set_connect_state()
         self._connection.set_ciphertext_mtu(MTU)
-        self.socket: socket.socket = sharing.socket if sharing else _socket(address, server.address)
+        self.socket: socket.socket = sharing.socket if sharing else connected_socket(address, server.address)
         self._message_id = secrets.randbelow(0x10000)
         self.sent: list[bytes] = []
         self.received: list[bytes] = []
@@ -171,13 +172,22 @@ class DtlsPeer:
 
     def ask(self, message: bytes, seconds: float = 5.0, tries: int = 1) -> bytes:
         """Send a CON request and return the answer with its Message ID; repeats it, as RFC 7252 has it, if told to."""
-        for _ in range(tries):
-            self.send([self.seal(message)])
-            deadline = time.monotonic() + seconds / tries
-            while self.take(max(0.0, deadline - time.monotonic())):
-                for answer in self.opened():
-                    if answer[2:4] == message[2:4]:
-                        return answer
+        for left in range(tries, 0, -1):
+            try:
+                return self.exchange(self.seal(message), message, seconds / tries)
+            except NotAnswered:
+                if left == 1:
+                    raise
+        raise NotAnswered("never asked")
+
+    def exchange(self, sealed: bytes, message: bytes, seconds: float = 5.0) -> bytes:
+        """Send the record of a request and return its answer."""
+        self.send([sealed])
+        deadline = time.monotonic() + seconds
+        while self.take(max(0.0, deadline - time.monotonic())):
+            for answer in self.opened():
+                if answer[2:4] == message[2:4]:
+                    return answer
         raise NotAnswered("no answer to a request")
 
     def opened(self) -> list[bytes]:
@@ -205,9 +215,3 @@ class DtlsPeer:
         On loopback datagrams keep their order: the server has then also seen what others sent before.
         """
         assert self.ask(self.request(GET, LINKS))[1] == 0x45
-
-
-def altered(record: bytes, change: Callable[[Record], Record]) -> bytes:
-    """Return a record's bytes with something changed."""
-    [only] = records(record)
-    return change(only).encode()
