@@ -24,8 +24,9 @@ from report import BLOCK_COAPS, spread, table, write_block
 from run import noise
 from servers import BUILD, COAPSLOAD, Running, Subscriber, gateway, pinned, register
 
+from coapgw.model import WrittenKey
 from coapgw.storage.database import open_registry
-from coapgw.storage.keys import DeviceKeys, WrittenKey
+from coapgw.storage.keys import DeviceKeys
 from coapgw.storage.sealing import open_seal
 
 KEY = "q8Yt2LmZ0aXw4RbK"

@@ -98,6 +98,7 @@ class CoapsSection:
     idle_seconds: Positive = 604_800
     mtu: Annotated[int, whole(256, 65507)] = 1280  # from OpenSSL's least to the largest UDP payload over IPv4
     cid_length: Annotated[int, whole(0, 20)] = 6
+    node: Annotated[int, whole(0, 255)] = 0
 
 
 @attrs.frozen

@@ -1,6 +1,6 @@
 """Counters, cheap enough for the message path: an attribute that is added to.
 
-The page that shows them comes with the management API; until then ``snapshot`` is for tests and the log.
+``http/metrics_page.py`` shows them.
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ class DtlsCounters:
     repeated_flights: int = 0
     received: int = 0  # with application data, authentic
     refused: int = 0  # not authentic, seen before, or not for us; dropped
+    with_cid: int = 0  # authentic, found by their Connection ID
+    unknown_cid: int = 0  # with a Connection ID that no association has; dropped
+    moved: int = 0  # changes of an association's address
+    withheld: int = 0  # answers larger than a new address may get before it is known to be the peer's
     unsealed: int = 0  # answers nobody could be sent: too long, or no sequence numbers left
     closed: int = 0  # associations that the peer ended
     superseded: int = 0  # associations that ended because their device made a newer one
@@ -76,6 +80,7 @@ class UplinkCounters:
     unauthorised: int = 0
     topic_refused: int = 0
     too_large: int = 0
+    over_rate: int = 0
     not_stored: int = 0
     introduced: int = 0
 
@@ -117,3 +122,18 @@ class BrokerCounters:
     dropped: int = 0  # because a client was slow or away too long
     not_retained: int = 0  # for want of room
     ended_sessions: int = 0  # of clients that were away, for want of room
+
+
+@attrs.define
+class HttpCounters:
+    """The management API's clients; requests unless said otherwise."""
+
+    connections: int = 0  # taken, since the start
+    evicted_connections: int = 0  # ended for a newer one, for want of room
+    requests: int = 0  # answered, whatever the answer
+    unauthorised: int = 0  # 401
+    refused: int = 0  # 4xx but 401
+    failed: int = 0  # 5xx
+    malformed: int = 0  # what is no HTTP
+    timeouts: int = 0  # connections that were idle, or whose request did not arrive in time
+    pump_errors: int = 0

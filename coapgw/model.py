@@ -129,6 +129,15 @@ class DeviceKey:
         return self.secret.decode("ascii") if self.format is KeyFormat.STRING else self.secret.hex()
 
 
+@attrs.frozen
+class WrittenKey:
+    """A key that a person has chosen for a device, as *written* in *format*; not checked yet."""
+
+    iccid: str
+    written: str = attrs.field(repr=False)
+    format: KeyFormat = KeyFormat.STRING
+
+
 def checked_secret(written: str, key_format: KeyFormat) -> bytes:
     """Return the bytes of the key that is *written* in *key_format*; raise KeyRefused.
 

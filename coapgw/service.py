@@ -11,7 +11,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from random import SystemRandom
@@ -33,20 +33,17 @@ from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
 from coapgw.config import Config, Engine, MqttMode, PayloadForm
 from coapgw.config_values import ListenAddress
-from coapgw.dtls.admission import Admission, HandshakeLimits
-from coapgw.dtls.association import CipherCache
-from coapgw.dtls.front import Front
-from coapgw.dtls.hello import Cookies
-from coapgw.dtls.openssl import ServerContext
-from coapgw.dtls.saved import Located
-from coapgw.dtls.table import AssociationLimits, AssociationTable
 from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
 from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
 from coapgw.gateway.envelope import MessageIds
+from coapgw.gateway.rate import DeviceRates
 from coapgw.gateway.resources import make_root
 from coapgw.gateway.uplink import Uplink, UplinkSettings
-from coapgw.metrics import DtlsCounters
+from coapgw.http.access import open_token
+from coapgw.http.metrics_page import CounterGroup, Gauge, MetricsPage
+from coapgw.http.server import ManagementApi
+from coapgw.metrics import HttpCounters
 from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
 from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.embedded import EmbeddedLink
@@ -54,22 +51,21 @@ from coapgw.mqtt.publisher import Publisher
 from coapgw.net.dtls import SecureLayer
 from coapgw.net.mqtt import BrokerPump, MqttServerFactory
 from coapgw.net.udp import CoapPort, Layer, local_hosts
-from coapgw.storage.associations import take_associations, write_associations
+from coapgw.secure import SecureCoap
 from coapgw.storage.call_thread import CallThread
 from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
 from coapgw.storage.keys import DeviceKeys
+from coapgw.storage.last_seen import LastSeen, LastSeenWriter
 from coapgw.storage.sealing import open_seal
 from coapgw.storage.sessions import SqliteSessionStore
 from coapgw.storage.spool import Spool, open_spool
 
 TICK_SECONDS: Final = 1.0
 COAPS_PORT: Final = 5684  # RFC 7252 section 6.2: what a coaps URL means where nothing listens here
-OTHER_FILES: Final = (
-    200  # beside MQTT clients: 100 that Twisted accepts at a time before it closes them, databases, sockets
-)
+OTHER_FILES: Final = 300  # beside MQTT clients: 100 that Twisted accepts before it closes them, 100 of HTTP, databases
 
 
 def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAPResource] | None = None) -> Gateway:
@@ -148,7 +144,9 @@ class Gateway(MultiService):
             self._closing.append(self._forget_ports)
             self._build_mqtt()
             self._build_coap()
-            self._build_coaps()
+            self.secure = SecureCoap(self.config.coaps, self._data, self.credentials)
+            self.directory.subscribe(self.secure.associations.devices_changed)
+            self._build_http()
             self._listen()
         except OSError as refused:
             self._close()
@@ -164,12 +162,17 @@ class Gateway(MultiService):
         config = self.config
         registry = open_registry(config.registry.url, self._data)
         self._closing.append(registry.close)
-        self.directory = DeviceDirectory(DeviceRegistry(registry, _now_ms).changes_since)
+        self.registry = DeviceRegistry(registry, _now_ms)
+        self.directory = DeviceDirectory(self.registry.changes_since)
         seal = open_seal(self._data, registry)
         self.keys = DeviceKeys(registry, seal, _now_ms)
         self.credentials = DeviceCredentials(self.directory, seal)
         self.directory.load()
-        self.directory.follow(self._reactor).setServiceParent(self)
+        self._follower = self.directory.follow(self._reactor)
+        self.last_seen = LastSeen(registry)
+        for part in (self._follower, LastSeenWriter(self.last_seen, self._reactor)):
+            part.setServiceParent(self)
+            self._closing.append(part.disownServiceParent)  # another start makes others
         self.sessions = SqliteSessionStore(self._data / "broker.db")
         self._closing.append(self.sessions.close)
         self.spool: Spool = open_spool(self._data / "spool.db", self._reactor, config.spool.max_bytes)
@@ -221,6 +224,7 @@ class Gateway(MultiService):
     def _build_coap(self) -> None:
         """Build the way in: message layer (one for each socket), resources, uplink."""
         config = self.config
+        limits = config.limits
         self.uplink = Uplink(
             self.spool,
             MessageIds(os.urandom),
@@ -231,6 +235,8 @@ class Gateway(MultiService):
                 topic_prefix=config.mqtt.topic_prefix.encode(),
                 raw=config.mqtt.payload is PayloadForm.RAW,
             ),
+            heard=self.last_seen.heard,
+            rates=DeviceRates(limits.device_rate, limits.device_burst, time.monotonic) if limits.device_rate else None,
         )
         thread = CallThread(self._reactor, "coapgw bootstrap")
         self._closing.append(thread.stop)
@@ -244,94 +250,93 @@ class Gateway(MultiService):
                 public_url=config.coaps.public_url,
             ),
             lambda: self.coaps_ports[0].number if self.coaps_ports else COAPS_PORT,
+            time.monotonic,
+            # A device that asked over DTLS loses its association with its old key: the answer leaves before that.
+            learn=lambda key: self._reactor.callLater(0, self.credentials.learn, key),
         )
         self.root = make_root(self.uplink, self.bootstrap)
         for segment, mounted in self._mount.items():
             self.root.putChild(segment.encode(), mounted)
         self._site = ResourceSite(self.root)
-        self._peers = DevicesByAddress(self.directory)
+        self.layers: list[MessageLayer] = []
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
 
     def _layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> MessageLayer:
-        random = SystemRandom()
-        return MessageLayer(self._site, self._peers, random, limits=self._limits, wake=wake, local_host=local_host)
-
-    def _build_coaps(self) -> None:
-        """Build what the DTLS fronts (one for each socket) share: keys, associations, and who may become one."""
-        coaps, counters = self.config.coaps, DtlsCounters()
-        limits = AssociationLimits(
-            associations=coaps.max_associations,
-            connections=coaps.max_cbc_associations,
-            idle_seconds=coaps.idle_seconds,
+        peers = DevicesByAddress(self.directory)
+        layer = MessageLayer(
+            *(self._site, peers, SystemRandom()), limits=self._limits, wake=wake, local_host=local_host
         )
-        self.associations = AssociationTable(limits, self.credentials.is_current, counters)
-        self.directory.subscribe(self.associations.devices_changed)
-        self._admission = Admission(HandshakeLimits(coaps.max_handshakes, coaps.handshakes_per_second), counters)
-        self._dtls = ServerContext(self.credentials.credential, coaps.mtu)
-        self._fronts: list[Front] = []
-        self._cookies, self._ciphers = Cookies(os.urandom), CipherCache()
-        self._secure_peers = DevicesByAssociation(self.directory)
-        endpoints = max(self._limits.endpoints, coaps.max_associations)
-        self._secure_limits = attrs.evolve(self._limits, endpoints=endpoints)
+        self.layers.append(layer)
+        return layer
 
     def _secure_layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> SecureLayer:
         messages = MessageLayer(
-            *(self._site, self._secure_peers, SystemRandom()),
-            limits=self._secure_limits,
+            *(self._site, DevicesByAssociation(self.directory), SystemRandom()),
+            limits=attrs.evolve(self._limits, endpoints=self.secure.endpoints),
             wake=wake,
             local_host=lambda association: local_host(getattr(association, "address", None)),
         )
-        front = Front(
-            *(self.associations, self._admission, self._dtls.engine, self._cookies, self._ciphers),
-            deliver=messages.receive_datagram,
-            forgotten=messages.forget,
-            mtu=self.config.coaps.mtu,
-            wake=wake,
+        self.layers.append(messages)
+        return self.secure.layer(messages, wake)
+
+    def _build_http(self) -> None:
+        """Build the management API."""
+        self.http_counters = HttpCounters()
+        self.api = ManagementApi(
+            self._reactor,
+            open_token(self._data),
+            registry=self.registry,
+            keys=self.keys,
+            last_seen=self.last_seen,
+            now_ms=_now_ms,
+            unready=self.unready,
+            metrics=self._metrics_page(),
+            counters=self.http_counters,
         )
-        self._fronts.append(front)
-        return SecureLayer(front, messages)
+        self._closing.append(self.api.stop)
 
-    def _fronts_by_socket(self) -> dict[str, Front]:
-        """Return the DTLS fronts by the address and port of their sockets."""
-        sockets = zip(self.coaps_ports, self.config.coaps.listen, self._fronts, strict=True)
-        return {f"{address.host} {port.number}": front for port, address, front in sockets}
+    def _metrics_page(self) -> MetricsPage:
+        """Return the page of every counter; a new room of the house is a line here."""
+        groups = (
+            CounterGroup("coap", lambda: [layer.counters for layer in self.layers]),
+            CounterGroup("udp", lambda: [port.counters for port in self.coap_ports + self.coaps_ports]),
+            CounterGroup("dtls", lambda: [self.secure.counters]),
+            CounterGroup("bootstrap", lambda: [self.bootstrap.counters]),
+            CounterGroup("uplink", lambda: [self.uplink.counters]),
+            CounterGroup("spool", lambda: [self.spool.counters]),
+            CounterGroup("mqtt", lambda: [self.broker.counters]),
+            CounterGroup("http", lambda: [self.http_counters]),
+        )
+        gauges = (
+            Gauge("ready", lambda: not self.unready()),
+            Gauge("dtls_associations", lambda: len(self.secure.associations)),
+            Gauge("dtls_half_open", lambda: self.secure.admission.half_open),
+            Gauge("devices", lambda: len(self.directory)),
+            Gauge("spool_fill_ratio", lambda: self.spool.fill),
+            Gauge("mqtt_clients", lambda: self.broker.connected_clients),
+            Gauge("mqtt_sessions", lambda: len(self.broker.sessions)),
+        )
+        return MetricsPage(groups, gauges)
 
-    def _restore_associations(self) -> None:
-        """Go on with the associations of before a planned restart, those whose devices and sockets are still here."""
-        if not self._fronts:
-            return
-        fronts = self._fronts_by_socket()
-        try:
-            saved = take_associations(self._data, time.monotonic(), _now_ms(), self._ciphers)
-        except StorageError as lost:
-            self.log.warn("devices need new handshakes: {reason}", reason=str(lost))
-            return
-        for listener, association in saved:
-            if listener in fronts and self.credentials.is_current(association.iccid, association.serial):
-                fronts[listener].restore(association)
-        if saved:
-            restored = self.associations.counters.restored
-            self.log.info("{restored} of {saved} DTLS associations go on", restored=restored, saved=len(saved))
-
-    def _save_associations(self) -> None:
-        """Save what can go on after a planned restart; nothing is sealed for it any more."""
-        fronts = self._fronts_by_socket()
-        located = [Located(listener, one) for listener, front in fronts.items() for one in front.release()]
-        if not located:
-            return
-        try:
-            write_associations(self._data, located, time.monotonic(), _now_ms())
-        except StorageError as failed:
-            self.log.error("devices will need new handshakes: {reason}", reason=str(failed))
+    def unready(self) -> Sequence[str]:
+        """Return what keeps the gateway from taking messages, a sentence each; nothing if nothing does."""
+        obstacles = {
+            "the gateway is stopping": not self.running,
+            "the spool is full": self.spool.is_full(),
+            "the disk refuses the spool's commits": not self.spool.is_healthy(),
+            "the device registry cannot be read": not self._follower.is_healthy(),
+        }
+        return [sentence for sentence, holds in obstacles.items() if holds]
 
     def _listen(self) -> None:
-        """Bind every socket: MQTT first, so that nothing is acknowledged before there is a way out."""
+        """Bind every socket: MQTT first, so that nothing is acknowledged before there is a way out; HTTP last."""
         config, reactor = self.config, self._reactor
         self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
         self.coap_ports = [self._listen_udp(address, self._layer) for address in config.coap.listen]
         self.coaps_ports = [self._listen_udp(address, self._secure_layer) for address in config.coaps.listen]
-        self._restore_associations()
+        self.secure.restore([port.number for port in self.coaps_ports])
         self.publisher.start(self.link)
+        self.api.start(config.http.listen.host, config.http.listen.port)
         ticking = LoopingCall(self._tick)
         ticking.clock = reactor
         ticking.start(TICK_SECONDS, now=False)
@@ -361,7 +366,7 @@ class Gateway(MultiService):
             "coap": [port.number for port in self.coap_ports],
             "coaps": [port.number for port in self.coaps_ports],
             "mqtt": [_number(port) for port in self.mqtt_ports],
-            "http": None,
+            "http": self.api.number,
         }
         try:
             written = self._data / "ports.json.new"
@@ -370,8 +375,6 @@ class Gateway(MultiService):
         except OSError as refused:
             self.log.error("ports.json cannot be written: {reason}", reason=refused.strerror)
         self.log.info("coapgw {version} is ready: {ports}", version=__version__, ports=json.dumps(self.ports))
-        if self.config.limits.device_rate:
-            self.log.warn("limits.device_rate is not in this version yet; no device is limited")
 
     def _forget_ports(self) -> None:
         """Remove ``ports.json``; only ever done by the gateway that has the spool's lock."""
@@ -385,8 +388,7 @@ class Gateway(MultiService):
 
     def _tick(self) -> None:
         """Do what is to be looked at once a second."""
-        if (problem := self._dtls.take_problem()) is not None:
-            self.log.failure("a handshake failed because of an error of ours", failure=Failure(problem))
+        self.secure.handle_timer()
         self.uplink.handle_timer()
         self.link.handle_timer()
 
@@ -403,7 +405,7 @@ class Gateway(MultiService):
             yield self.spool.close()
             for port in self.coap_ports + self.coaps_ports:
                 port.flush()
-            self._save_associations()
+            self.secure.save([port.number for port in self.coaps_ports])
             for port in self.coaps_ports:
                 port.flush()  # the farewells to those that cannot go on
         yield maybeDeferred(super().stopService)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from zope.interface import implementer
 
-from coapgw.errors import StorageError
+from coapgw.errors import DeviceNotFound, KeyRefused, StorageError
 from coapgw.interfaces import IDeviceDirectory, IDeviceKeys
-from coapgw.model import Device, DeviceKey, KeyFormat
+from coapgw.model import Device, DeviceKey, KeyFormat, WrittenKey
 
 
 @implementer(IDeviceDirectory)
@@ -49,6 +49,9 @@ class LostKeys:
 
     def set(self, iccid: str, written: str, key_format: KeyFormat) -> DeviceKey:
         return self.get(iccid)
+
+    def set_all(self, wanted: Iterable[WrittenKey]) -> Sequence[DeviceKey | DeviceNotFound | KeyRefused]:
+        return [self.get(key.iccid) for key in wanted]
 
     def rotate(self, iccid: str) -> DeviceKey:
         return self.get(iccid)

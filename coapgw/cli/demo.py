@@ -125,6 +125,7 @@ class GatewayProcess:
             f'coaps.listen=["127.0.0.1:{ports["coaps"]}"]',
             f'http.listen="127.0.0.1:{ports["http"]}"',
             f'mqtt.embedded.listen=["127.0.0.1:{ports["mqtt"]}"]',
+            'http.listen="127.0.0.1:0"',
         ]
         self._log: IO[bytes] = self._log_path.open("wb")
         self.process = subprocess.Popen(

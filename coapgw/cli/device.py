@@ -12,9 +12,10 @@ from typing import Final
 from coapgw.cli.device_csv import CsvInvalid, read_devices
 from coapgw.cli.device_psk import add_options as add_psk_options
 from coapgw.cli.device_psk import psk
-from coapgw.cli.output import Json, Output, read_stdin, time_text
+from coapgw.cli.output import Output, read_stdin
 from coapgw.config import Config
 from coapgw.errors import ImportRefused
+from coapgw.http.device_json import device_json
 from coapgw.model import NAME_LIMIT, Device, DeviceStatus
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
@@ -144,20 +145,6 @@ def import_file(asked: argparse.Namespace, config: Config, output: Output) -> in
         return EXIT_REFUSED
     output.result([f"imported {imported} devices"], {"imported": imported})
     return EXIT_OK
-
-
-def device_json(device: Device) -> Json:
-    """Return a device as JSON shows it (PRODUCT section 8): absent fields are absent."""
-    fields = {
-        "iccid": device.iccid,
-        "imsi": device.imsi,
-        "ip": device.ip,
-        "name": device.name,
-        "status": device.status.value,
-        "createdAt": time_text(device.created_at),
-        "updatedAt": time_text(device.updated_at),
-    }
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _pages(registry: DeviceRegistry, asked: argparse.Namespace) -> Iterator[Device]:

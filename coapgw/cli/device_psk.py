@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from coapgw.cli.output import Json, Output, read_stdin, time_text
+from coapgw.cli.output import Json, Output, read_stdin
 from coapgw.config import Config
 from coapgw.errors import KeyRefused
+from coapgw.http.device_json import time_text
 from coapgw.model import KEY_CHARACTERS, DeviceKey, KeyFormat
 from coapgw.storage.database import open_registry
 from coapgw.storage.keys import DeviceKeys

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 SHOWN_ERRORS: Final = 50  # of a thousand mistakes in a file the first few tell the story
 
 Json = dict[str, object]
@@ -27,7 +25,7 @@ class Output:
 
     json: bool
 
-    def result(self, lines: Iterable[str], value: Json) -> None:
+    def result(self, lines: Iterable[str], value: Mapping[str, object]) -> None:
         """Say *lines* to a person, or *value* to a program."""
         if self.json:
             print(json.dumps(value))
@@ -46,12 +44,6 @@ class Output:
             return
         for sentence in shown:
             print(f"coapgw: {sentence}" if len(shown) == 1 else sentence, file=sys.stderr)
-
-
-def time_text(milliseconds: int) -> str:
-    """Return ISO 8601 with milliseconds, UTC as Z."""
-    moment = _EPOCH + timedelta(milliseconds=milliseconds)
-    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def read_stdin() -> bytes:

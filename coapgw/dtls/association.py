@@ -70,6 +70,8 @@ class AssociationState(NamedTuple):
     newest: int
     window: int
     failures: int
+    cid: bytes = b""
+    peer_cid: bytes = b""
 
 
 class CipherCache:
@@ -113,6 +115,8 @@ class AeadAssociation:
 
     ``last_heard`` is the caller's: the time of the last record that it took for a sign of life.
     """
+
+    cid = b""  # what records to us are found by; empty: their address
 
     __slots__ = (
         "_cache",
@@ -195,11 +199,7 @@ class AeadAssociation:
         size = len(plaintext)
         if size > PLAINTEXT_LIMIT:
             raise PlaintextTooLarge(size, PLAINTEXT_LIMIT)
-        sequence = self.write_sequence
-        if sequence > self._last_sequence and (content_type == APPLICATION_DATA or sequence > LAST_SEQUENCE):
-            raise SequenceExhausted("the keys protect no more data: the association needs a new handshake")
-        self.write_sequence = sequence + 1  # first, so that whatever happens it is used up
-        place = _EPOCH_PLACE + sequence
+        place = _EPOCH_PLACE + self._take_sequence(content_type)
         additional = _pack_additional(place, content_type, DTLS_1_2, size)
         _, _, encrypt, salt = self._ciphers or self._cache.provide(self)
         sealed = encrypt(salt + additional[:EXPLICIT_BYTES], plaintext, additional)
@@ -284,13 +284,21 @@ class AeadAssociation:
         cls, address: Hashable, iccid: str, serial: int, state: AssociationState, ciphers: CipherCache
     ) -> AeadAssociation:
         """Go on from a *state*; its last flight is not in there."""
-        suite, keys, client, write_sequence, skipped, newest, window, failures = state
-        association = cls(address, iccid, serial, suite, keys, write_sequence, ciphers, client, newest)
-        association.skipped = skipped
-        association._last_sequence = min(skipped + suite.sealed_limit - 1, LAST_SEQUENCE)
-        association.failures = failures
-        association._window = window
+        association = cls(
+            *(address, iccid, serial, state.suite, state.keys, state.write_sequence),
+            ciphers=ciphers,
+            client=state.client,
+            newest=state.newest,
+        )
+        association._take_over(state)
         return association
+
+    def _take_over(self, state: AssociationState) -> None:
+        """Count on from *state*."""
+        self.skipped = state.skipped
+        self._last_sequence = min(state.skipped + self.suite.sealed_limit - 1, LAST_SEQUENCE)
+        self.failures = state.failures
+        self._window = state.window
 
     def make_ciphers(self) -> Ciphers:
         """Make the ciphers and keep them until ``drop_ciphers``.  For the CipherCache."""
@@ -304,6 +312,11 @@ class AeadAssociation:
             ciphers = from_client.decrypt, client_salt, from_server.encrypt, server_salt
         self._ciphers = ciphers
         return ciphers
+
+    def share(self, ciphers: CipherCache) -> None:
+        """Take ciphers from another cache from now on."""
+        self._ciphers = None
+        self._cache = ciphers
 
     def drop_ciphers(self) -> None:
         """Keep the keys only.  For the CipherCache."""
@@ -328,6 +341,14 @@ class AeadAssociation:
         else:
             self._window |= 1 << newest - sequence
         return plaintext
+
+    def _take_sequence(self, content_type: int) -> int:
+        """Return the next sequence number, which is used up by that, whatever happens.  Raises SequenceExhausted."""
+        sequence = self.write_sequence
+        if sequence > self._last_sequence and (content_type == APPLICATION_DATA or sequence > LAST_SEQUENCE):
+            raise SequenceExhausted("the keys protect no more data: the association needs a new handshake")
+        self.write_sequence = sequence + 1
+        return sequence
 
     def _was_seen(self, sequence: int) -> bool:
         """Return whether a record with this number was opened, or is older than the window."""

@@ -12,6 +12,8 @@ from coapgw.dtls.records import ALERT
 class ConnectionAssociation:
     """An association whose records OpenSSL opens and seals; it also repeats the last flight of the handshake."""
 
+    cid = b""  # OpenSSL has none
+
     __slots__ = ("_engine", "address", "ended", "iccid", "last_heard", "serial")
 
     def __init__(self, engine: HandshakeEngine, address: Hashable, iccid: str, serial: int) -> None:

@@ -6,6 +6,8 @@ The verbs of a pump, as in ``coap/messaging.py``: ``receive_datagram``, ``datagr
 
 Rules, in the order they are applied to a record:
 
+* with a Connection ID (type 25): opened with the association that has it, wherever it comes from; the association's
+  address follows what is authentic and newer than anything before (RFC 9146 section 6).
 * protected (epoch 1), from an address with an association: opened; what is not authentic is dropped.
 * a ClientHello: a cookie first, from nothing but the hello itself; with a valid one a handshake begins, beside the
   association that the address may have: that one goes when the new one is there (RFC 6347 section 4.2.8).
@@ -23,6 +25,7 @@ from typing import Final, TypeAlias
 
 from coapgw.dtls.admission import Admission, network_of
 from coapgw.dtls.association import AeadAssociation, CipherCache
+from coapgw.dtls.cid import AMPLIFICATION, CID_AT, CidAssociation, ConnectionIds
 from coapgw.dtls.connection import ConnectionAssociation
 from coapgw.dtls.errors import DtlsError
 from coapgw.dtls.handshake import Handshake, HandshakeEngine, Stage
@@ -35,7 +38,7 @@ from coapgw.dtls.hello import (
     parse_client_hello,
 )
 from coapgw.dtls.openssl import EngineFailed
-from coapgw.dtls.records import ALERT, APPLICATION_DATA, HANDSHAKE, epoch_of, pack, sequence_of, split
+from coapgw.dtls.records import ALERT, APPLICATION_DATA, HANDSHAKE, TLS12_CID, epoch_of, pack, sequence_of, split
 from coapgw.dtls.suites import SUITES, derive_keys, suite_of
 from coapgw.dtls.table import Association, AssociationTable
 
@@ -48,8 +51,11 @@ _FATAL: Final = 2
 _FINISHED: Final = 20
 
 Deliver: TypeAlias = Callable[[bytes, Association, float], None]
-MakeEngine: TypeAlias = Callable[[bool], HandshakeEngine]
-"""Makes the engine of a handshake; True: the client offers an AEAD suite, and is to get one."""
+MakeEngine: TypeAlias = Callable[[bool, "bytes | None"], HandshakeEngine]
+"""Makes the engine of a handshake.
+
+True: the client offers an AEAD suite, and is to get one.  And the Connection ID it gets if it asks for one.
+"""
 
 
 class Front:
@@ -64,6 +70,7 @@ class Front:
         deliver: given (plaintext, association, now).
         forgotten: given an association that is no more.
         mtu: largest UDP payload of a handshake's datagram, in bytes.
+        connection_ids: makes those of new associations; None: they have none.
         wake: called when there is something to send that no datagram or timer caused.
     """
 
@@ -78,9 +85,13 @@ class Front:
         deliver: Deliver,
         forgotten: Callable[[Association], None],
         mtu: int,
+        connection_ids: ConnectionIds | None = None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin with nobody."""
+        self._connection_ids = connection_ids
+        self._cid_bytes = connection_ids.size if connection_ids is not None else 0
+        self._cid_end = CID_AT + self._cid_bytes
         self._table = table
         self._heard = table.heard
         self._admission = admission
@@ -110,20 +121,58 @@ class Front:
                 self._heard(association)
                 self._deliver(plaintext, association, now)
                 return
+        elif self._cid_bytes and data and data[0] == TLS12_CID:
+            with_cid = self._table.by_cid.get(data[CID_AT : self._cid_end])
+            if with_cid is not None:
+                content = with_cid.open(data)
+                if content is not None:
+                    self._receive_content(content, with_cid, data, address, now)
+                    return
         self._receive(data, address, now)
+
+    def _receive_content(
+        self, content: bytes, association: CidAssociation, record: bytes, address: Hashable, now: float
+    ) -> None:
+        """Take what was in an authentic record with a Connection ID."""
+        if address != association.address:
+            if association.is_newest(record):
+                association.move(address, len(record))
+                self._table.moved(association, self)
+                self.counters.moved += 1
+        elif association.credit is not None:
+            association.credit += AMPLIFICATION * len(record)
+        self.counters.with_cid += 1
+        self._take(association.content_type, content, association, now)
 
     def _receive(self, data: bytes, address: Hashable, now: float) -> None:
         """Take a datagram record by record."""
-        records = split(data)
+        records = split(data, self._cid_bytes)
         if not records:
             self.counters.malformed += 1
         for record in records:
-            if epoch_of(record):
+            if record[0] == TLS12_CID:
+                self._receive_with_cid(record, address, now)
+            elif epoch_of(record):
                 self._receive_protected(record, address, now)
             elif is_client_hello(record):
                 self._receive_hello(record, address, now)
             else:
                 self._continue_handshake(record, address, now)
+
+    def _receive_with_cid(self, record: bytes, address: Hashable, now: float) -> None:
+        """Open a record with the association that has its Connection ID, or give it to the handshake of its address."""
+        association = self._table.by_cid.get(record[CID_AT : self._cid_end])
+        if association is None:
+            if not self._continue_handshake(record, address, now):
+                self.counters.unknown_cid += 1
+            return
+        content = association.open(record)
+        if content is not None:
+            self._receive_content(content, association, record, address, now)
+            return
+        self.counters.refused += 1
+        if association.is_worn():
+            self._wear_out(association)
 
     def _receive_protected(self, record: bytes, address: Hashable, now: float) -> None:
         """Open a record with the association of its address; what that cannot read may belong to a handshake."""
@@ -144,14 +193,18 @@ class Front:
             if association.is_worn():
                 self._wear_out(association)
             return
+        self._take(record[0], plaintext, association, now)
+
+    def _take(self, content_type: int, plaintext: bytes, association: Association, now: float) -> None:
+        """Take what was in an authentic record."""
         association.last_heard = now
         self._heard(association)
-        if record[0] == APPLICATION_DATA:
+        if content_type == APPLICATION_DATA:
             self.counters.received += 1
             self._deliver(plaintext, association, now)
-        elif record[0] == ALERT:
+        elif content_type == ALERT:
             self._receive_alert(plaintext, association)
-        elif record[0] == HANDSHAKE and plaintext:
+        elif content_type == HANDSHAKE and plaintext:
             self._receive_late_handshake(plaintext[0], association)
 
     def _receive_alert(self, alert: bytes, association: Association) -> None:
@@ -202,7 +255,8 @@ class Front:
         if not self._admission.admit(network, now):
             return
         self.counters.handshakes += 1
-        engine = self._make_engine(hello.offers_any(_AEAD_NUMBERS))
+        cid = self._connection_ids.make(self._table.by_cid) if self._connection_ids is not None else None
+        engine = self._make_engine(hello.offers_any(_AEAD_NUMBERS), cid)
         handshake = Handshake(engine, hello, address, network=network, mtu=self._mtu, now=now)
         self._handshakes[address] = handshake
         self._after_step(handshake, now)
@@ -253,14 +307,23 @@ class Front:
             self.counters.failed += 1
             return
         association.last_heard = now
-        before = self._by_address.get(handshake.address)
-        if before is not None:
-            self._table.close(before, notify=False)
+        self._make_way(association)
         self.counters.established += 1
-        self._by_address[handshake.address] = association
+        if not association.cid:
+            self._by_address[association.address] = association
         self._table.add(association, self)
         for record in handshake.early:
             self._receive_protected(record, handshake.address, now)
+        for content in handshake.early_content:
+            self._take(APPLICATION_DATA, content, association, now)
+
+    def _make_way(self, association: Association) -> None:
+        """End what a new association replaces: that of its address, and those its device had there."""
+        before = self._by_address.get(association.address)
+        siblings = [one for one in self._table.of_device(association.iccid) if one.address == association.address]
+        for replaced in dict.fromkeys([before, *siblings]):
+            if replaced is not None:
+                self._table.close(replaced, notify=False)
 
     # ------------------------------------------------------------------ associations
 
@@ -280,7 +343,10 @@ class Front:
 
     def restore(self, association: Association) -> None:
         """Take in an association that went on from before a restart."""
-        self._by_address[association.address] = association
+        if len(association.cid) not in (0, self._cid_bytes):
+            return  # coaps.cid_length has changed: it would not be found
+        if not association.cid:
+            self._by_address[association.address] = association
         self._table.add(association, self)
         self.counters.restored += 1
 
@@ -292,7 +358,8 @@ class Front:
         for handshake in list(self._handshakes.values()):
             self._end(handshake)
         released: list[AeadAssociation] = []
-        for association in sorted(self._by_address.values(), key=lambda one: one.last_heard):
+        ours = [association for association in self._table.all() if self._table.is_of(association, self)]
+        for association in sorted(ours, key=lambda one: one.last_heard):
             can_go_on = isinstance(association, AeadAssociation) and not association.is_worn()
             self._table.close(association, notify=not can_go_on)
             if can_go_on and isinstance(association, AeadAssociation):
@@ -301,18 +368,21 @@ class Front:
 
     def seal(self, datagrams: Iterable[tuple[bytes, Hashable]]) -> None:
         """Take what the message layer has to send: (bytes, association); what ended meanwhile is dropped."""
-        by_address, append = self._by_address, self._outbox.append
+        is_open, append = self._table.is_open, self._outbox.append
         for data, association in datagrams:
-            address = association.address  # type: ignore[attr-defined]  # to the message layer it is any address
-            current = by_address.get(address)
-            if current is not association or current is None:
+            if not is_open(association):
                 continue
             try:
-                append((current.seal(APPLICATION_DATA, data), address))
+                record = association.seal(APPLICATION_DATA, data)  # type: ignore[attr-defined]  # any address, there
             except (DtlsError, EngineFailed):
                 self.counters.unsealed += 1
-                if current.is_worn():
-                    self._wear_out(current)
+                if association.is_worn():  # type: ignore[attr-defined]
+                    self._wear_out(association)  # type: ignore[arg-type]
+                continue
+            if association.cid and not association.may_send(len(record)):  # type: ignore[attr-defined]
+                self.counters.withheld += 1
+                continue
+            append((record, association.address))  # type: ignore[attr-defined]
 
     def _send_sealed(self, content_type: int, plaintext: bytes, association: Association) -> None:
         try:
@@ -360,6 +430,12 @@ def _association_of(handshake: Handshake, ciphers: CipherCache) -> Association |
     if credential is None:
         return None
     suite = suite_of(engine.suite)
+    association: AeadAssociation | None = handshake.cid_association
+    if association is not None:
+        association.iccid, association.serial = credential.iccid, credential.serial
+        association.share(ciphers)
+        association.keep_sent_flight(handshake.flight)
+        return association
     if suite is None:
         return ConnectionAssociation(engine, handshake.address, credential.iccid, credential.serial)
     keys = derive_keys(suite, *engine.secrets())

@@ -10,9 +10,21 @@ import math
 from collections.abc import Hashable
 from typing import Final, Protocol
 
+from coapgw.dtls.association import CipherCache
+from coapgw.dtls.cid import CidAssociation, CidTranslation
 from coapgw.dtls.hello import ClientHello
 from coapgw.dtls.openssl import EngineFailed
-from coapgw.dtls.records import ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, epoch_of, pack, sequence_of
+from coapgw.dtls.records import (
+    ALERT,
+    APPLICATION_DATA,
+    CHANGE_CIPHER_SPEC,
+    HANDSHAKE,
+    TLS12_CID,
+    epoch_of,
+    pack,
+    sequence_of,
+)
+from coapgw.dtls.suites import derive_keys, suite_of
 from coapgw.model import Credential
 
 HANDSHAKE_SECONDS: Final = 60.0  # OpenSSL has repeated a flight five times by then: 1, 2, 4, 8 and 16 s apart
@@ -27,6 +39,8 @@ class HandshakeEngine(Protocol):
 
     is_complete: bool
     credential: Credential | None
+    cid: bytes | None
+    peer_cid: bytes | None
 
     def begin_as_server(self, hello: bytes) -> None:
         """Take the ClientHello.  Raises EngineFailed."""
@@ -46,6 +60,10 @@ class HandshakeEngine(Protocol):
     @property
     def suite(self) -> str:
         """The suite that was agreed."""
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether *suite* and *secrets* can be asked for."""
 
     def secrets(self) -> tuple[bytes, bytes, bytes]:
         """Return master secret, client random and server random."""
@@ -83,10 +101,12 @@ class Handshake:
         "_deadline",
         "_mtu",
         "_outbox",
+        "_translation",
         "_unread",
         "address",
         "due",
         "early",
+        "early_content",
         "engine",
         "finished",
         "flight",
@@ -105,7 +125,8 @@ class Handshake:
         self.network = network
         self.random = hello.random
         self.stage = Stage.UNDER_WAY
-        self.early: list[bytes] = []
+        self.early: list[bytes] = []  # records
+        self.early_content: list[bytes] = []  # of records with a Connection ID, which were opened here
         self.finished: bytes | None = None  # the client's record with it
         self.flight: list[bytes] = []  # our last records
         self.last_heard = now
@@ -115,6 +136,7 @@ class Handshake:
         self._deadline = now + HANDSHAKE_SECONDS
         self._bytes_left = BYTES_LIMIT
         self._ciphers_changed = False
+        self._translation: CidTranslation | None = None
         self._unread = 0
         try:
             engine.begin_as_server(hello.record)
@@ -130,25 +152,75 @@ class Handshake:
         if self._bytes_left < 0:
             self.stage = Stage.FAILED
             return
+        if record[0] == TLS12_CID:
+            self._receive_with_cid(record, now)
+            return
         protected = epoch_of(record) > 0
         if protected and record[0] == APPLICATION_DATA:
             if len(self.early) < EARLY_RECORDS:
                 self.early.append(record)
             return
+        if protected and self.engine.cid and self.engine.peer_cid is not None:
+            return  # who has a Connection ID of ours shows it from the first protected record on
+        self._step(record, record, now)
+
+    def _receive_with_cid(self, record: bytes, now: float) -> None:
+        """Open a record with our Connection ID, and have OpenSSL read what is in it."""
+        if self._translation is None and self.engine.peer_cid is not None and self.engine.has_secrets:
+            self._translation = self._begin_translation()
+        if self._translation is None:
+            return  # it overtook what it takes to open it; the peer repeats it
+        content = self._translation.association.open(record)
+        if content is None:
+            self._note_unread(now)
+        elif self._translation.association.content_type == APPLICATION_DATA:
+            if len(self.early_content) < EARLY_RECORDS:
+                self.early_content.append(content)
+        else:
+            self._step(record, self._translation.inward(record, content), now)
+
+    def _begin_translation(self) -> CidTranslation | None:
+        suite = suite_of(self.engine.suite)
+        if suite is None or not self.engine.cid or self.engine.peer_cid is None:
+            return None
+        keys = derive_keys(suite, *self.engine.secrets())
+        association = CidAssociation(
+            *(self.address, "", 0, suite, keys, 0, CipherCache(1)),
+            newest=-1,
+            cid=self.engine.cid,
+            peer_cid=self.engine.peer_cid,
+        )
+        return CidTranslation(association)
+
+    @property
+    def cid_association(self) -> CidAssociation | None:
+        """What opened and sealed the protected records of the handshake, None without Connection IDs."""
+        return None if self._translation is None else self._translation.association
+
+    def _step(self, record: bytes, translated: bytes, now: float) -> None:
+        """Have OpenSSL read a record of the peer, as it was or *translated*."""
         self.last_heard = now
         try:
-            self.engine.receive(record)
+            self.engine.receive(translated)
         except EngineFailed:
             self.stage = Stage.FAILED
         if self.engine.is_complete:
             self.stage = Stage.COMPLETE
             self.finished = record
-        elif protected and record[0] == HANDSHAKE and self._ciphers_changed and self.stage is Stage.UNDER_WAY:
+        elif record[0] == CHANGE_CIPHER_SPEC:
+            self._ciphers_changed = True
+        elif epoch_of(record) > 0 and translated[0] == HANDSHAKE and self.stage is Stage.UNDER_WAY:
+            self._note_unread(now)
+            return
+        self._collect(now)
+
+    def _note_unread(self, now: float) -> None:
+        """Count a Finished that could not be read; a few are enough."""
+        self.last_heard = now
+        if self._ciphers_changed:
             self._unread += 1
             if self._unread >= UNPROVEN_LIMIT:
                 self.stage = Stage.UNPROVEN
-        elif record[0] == CHANGE_CIPHER_SPEC:
-            self._ciphers_changed = True
         self._collect(now)
 
     def handle_timer(self, now: float) -> None:
@@ -171,12 +243,18 @@ class Handshake:
         """Take what the engine has to send, and look at its clock."""
         records = self.engine.take_records()
         if records:
-            self.flight = records
-            self._outbox += records
+            self.flight = records  # as OpenSSL made them
+            self._outbox += [self._outward(record) for record in records]
         if self.stage is Stage.UNPROVEN:
             self._outbox.append(_plain_alert(self.flight, _DECRYPT_ERROR))
         timeout = self.engine.timeout()
         self.due = self._deadline if timeout is None else min(self._deadline, now + timeout)
+
+    def _outward(self, record: bytes) -> bytes:
+        """Return what the peer is sent for a record of OpenSSL's."""
+        if self._translation is None or not epoch_of(record):
+            return record
+        return self._translation.outward(record)
 
 
 def _plain_alert(flight: list[bytes], alert: bytes) -> bytes:

@@ -49,6 +49,8 @@ _DTLS_1_2: Final = 0xFEFD
 _OP_NO_ENCRYPT_THEN_MAC: Final = 1 << 19  # openssl/ssl.h; pyOpenSSL has no name for it
 _READ_BYTES: Final = 32_768  # more than a flight has
 _UNKNOWN_KEY_BYTES: Final = 16
+_CONNECTION_ID: Final = 54  # the extension's number: RFC 9146 section 3
+_DECODE_ERROR: Final = 50  # the alert: RFC 5246 section 7.2
 
 CredentialOf = Callable[[bytes], Credential | None]
 """Says what a PSK identity has to prove, None for one that is not served."""
@@ -68,15 +70,22 @@ class Engine:
 
     Args:
         connection: over memory, its role set.
-        contexts: where the PSK callback finds out which engine it asks for.
+        asking: where callbacks find out which engine they are for.
+        cid: the Connection ID (RFC 9146) to be offered or answered with, empty for records without one; None: the
+            extension is not sent.
+
+    ``peer_cid`` is the peer's, None if it did not speak of any.  With both there are Connection IDs.
     """
 
-    __slots__ = ("_asking", "_connection", "credential", "is_complete")
+    __slots__ = ("_asking", "_connection", "_extension", "cid", "credential", "is_complete", "peer_cid")
 
-    def __init__(self, connection: SSL.Connection, asking: _Asking) -> None:
+    def __init__(self, connection: SSL.Connection, asking: _Asking, cid: bytes | None = None) -> None:
         """Begin a handshake."""
         self._connection = connection
         self._asking = asking
+        self._extension = None if cid is None else ffi.from_buffer(bytes((len(cid),)) + cid)
+        self.cid = cid
+        self.peer_cid: bytes | None = None
         self.is_complete = False
         self.credential: Credential | None = None
 
@@ -142,6 +151,14 @@ class Engine:
         """OpenSSL's name of the suite that was agreed."""
         return self._connection.get_cipher_name() or ""
 
+    @property
+    def has_secrets(self) -> bool:
+        """Whether the key exchange is done, so that ``suite`` and ``secrets`` can be asked for."""
+        try:
+            return self._connection.master_key() is not None
+        except SSL.Error:
+            return False
+
     def secrets(self) -> tuple[bytes, bytes, bytes]:
         """Return master secret, client random and server random."""
         connection = self._connection
@@ -188,11 +205,43 @@ class _Asking:
 
     engine: Engine | None = None
     problem: BaseException | None = None
-    callback: Any = None  # here, because it has to live as long as any engine
+    callbacks: tuple[Any, ...] = ()  # here, because they have to live as long as any engine
 
     def note(self, kind: object, problem: BaseException, trace: object) -> None:
         """Remember what a callback raised; it must not go through OpenSSL, and nobody reads stderr."""
         self.problem = problem
+
+    def add_connection_id(self, context: SSL.Context, register: Callable[..., int]) -> None:
+        """Have *context* negotiate Connection IDs; *register* is OpenSSL's function for the role."""
+        add = ffi.callback(
+            "int(SSL*, unsigned int, const unsigned char**, size_t*, int*, void*)", self.add_extension, -1, self.note
+        )
+        parse = ffi.callback(
+            "int(SSL*, unsigned int, const unsigned char*, size_t, int*, void*)", self.parse_extension, 0, self.note
+        )
+        self.callbacks += (add, parse)
+        register(context._context, _CONNECTION_ID, add, ffi.NULL, ffi.NULL, parse, ffi.NULL)
+
+    def add_extension(  # noqa: PLR0917 - OpenSSL's order, also below
+        self, ssl: Any, kind: int, out: Any, size: Any, alert: Any, argument: Any
+    ) -> int:
+        """Put the connection_id extension into our hello; a server is asked only if the client's had one."""
+        engine = self.engine
+        if engine is None or engine._extension is None:
+            return 0
+        out[0], size[0] = engine._extension, len(engine._extension)
+        return 1
+
+    def parse_extension(  # noqa: PLR0917
+        self, ssl: Any, kind: int, data: Any, size: int, alert: Any, argument: Any
+    ) -> int:
+        """Take the peer's connection_id extension: a vector of up to 255 bytes (RFC 9146 section 3)."""
+        extension = bytes(ffi.buffer(data, size))
+        if self.engine is None or not extension or extension[0] != size - 1:
+            alert[0] = _DECODE_ERROR
+            return 0
+        self.engine.peer_cid = extension[1:]
+        return 1
 
 
 class ServerContext:
@@ -208,29 +257,37 @@ class ServerContext:
         self._credential_of = credential_of
         self._mtu = mtu
         self._asking = _Asking()
-        self._asking.callback = ffi.callback(
+        self._give = ffi.callback(
             "unsigned int(SSL*, const char*, unsigned char*, unsigned int)", self._give_key, 0, self._asking.note
         )
+        self._asking.callbacks += (self._give,)
         self._any = self._context(suites)
         aead = tuple(suite for suite in suites if suite in AEAD_SUITES)
         self._aead = self._context(aead) if aead else self._any
+        if aead:
+            self._asking.add_connection_id(self._aead, lib.SSL_CTX_add_server_custom_ext)
 
     def take_problem(self) -> BaseException | None:
         """Return what *credential_of* raised last, if it did since this was last asked: a fault of ours."""
         problem, self._asking.problem = self._asking.problem, None
         return problem
 
-    def engine(self, aead: bool) -> Engine:
-        """Return an engine in server role; *aead*: the client offers an AEAD suite, so no other is wanted."""
+    def engine(self, aead: bool, cid: bytes | None = None) -> Engine:
+        """Return an engine in server role.
+
+        Args:
+            aead: the client offers an AEAD suite, so no other is wanted.
+            cid: what a client that asks for Connection IDs is given; None: it gets none.
+        """
         connection = SSL.Connection(self._aead if aead else self._any, None)
         connection.set_accept_state()
         connection.set_ciphertext_mtu(self._mtu)
-        return Engine(connection, self._asking)
+        return Engine(connection, self._asking, cid)
 
     def _context(self, suites: tuple[str, ...]) -> SSL.Context:
         context = _context(SSL.DTLS_SERVER_METHOD, suites)
         context.set_cookie_verify_callback(_cookie_was_verified)
-        lib.SSL_CTX_set_psk_server_callback(context._context, self._asking.callback)
+        lib.SSL_CTX_set_psk_server_callback(context._context, self._give)
         return context
 
     def _give_key(self, ssl: Any, identity: Any, room: Any, limit: int) -> int:
@@ -263,22 +320,24 @@ class ClientContext:
         self._secret = secret
         self._mtu = mtu
         self._asking = _Asking()
-        self._asking.callback = ffi.callback(
+        self._give = ffi.callback(
             "unsigned int(SSL*, const char*, char*, unsigned int, unsigned char*, unsigned int)",
             *(self._give_key, 0, self._asking.note),
         )
+        self._asking.callbacks += (self._give,)
         try:
             self._context = _context(SSL.DTLS_CLIENT_METHOD, suites)
         except SSL.Error as error:
             raise EngineFailed(_reason(error)) from None
-        lib.SSL_CTX_set_psk_client_callback(self._context._context, self._asking.callback)
+        lib.SSL_CTX_set_psk_client_callback(self._context._context, self._give)
+        self._asking.add_connection_id(self._context, lib.SSL_CTX_add_client_custom_ext)
 
-    def engine(self) -> Engine:
-        """Return an engine in client role."""
+    def engine(self, cid: bytes | None = None) -> Engine:
+        """Return an engine in client role; *cid*: what it wants in records to it, None: no Connection IDs at all."""
         connection = SSL.Connection(self._context, None)
         connection.set_connect_state()
         connection.set_ciphertext_mtu(self._mtu)
-        return Engine(connection, self._asking)
+        return Engine(connection, self._asking, cid)
 
     def _give_key(  # noqa: PLR0917 - OpenSSL's order
         self, ssl: Any, hint: Any, identity: Any, identity_limit: int, room: Any, limit: int

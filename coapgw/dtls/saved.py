@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from coapgw.dtls.association import AeadAssociation, AssociationState, CipherCache
+from coapgw.dtls.cid import CidAssociation
 from coapgw.dtls.errors import SavedByAnother, SavedDamaged, SavedTooOld, SavedWithAnotherKey
 from coapgw.dtls.records import LAST_SEQUENCE
 from coapgw.dtls.suites import AeadSuite, KeyBlock, suite_numbered
@@ -154,11 +155,12 @@ def _chunks(saved: memoryview, header: bytes, cipher: AESGCM) -> Iterator[bytes]
 def _entry(located: Located, now: float) -> bytes:
     """Return an association as bytes."""
     association = located.association
-    suite, keys, client, write_sequence, skipped, newest, window, failures = association.state()
+    suite, keys, client, write_sequence, skipped, newest, window, failures, cid, peer_cid = association.state()
     address = association.address
     if not isinstance(address, tuple):
         raise TypeError(f"an address that is to be saved is a tuple, not {type(address).__name__}")
-    parts = [_part(part) for part in (located.listener, association.iccid, association.serial, *address)]
+    belongings = (located.listener, association.iccid, association.serial, cid, peer_cid)
+    parts = [_part(part) for part in (*belongings, *address)]
     idle_ms = max(round((now - association.last_heard) * 1000), 0)
     fixed = _FIXED.pack(suite.number, client, write_sequence, skipped, newest, window, failures, idle_ms, len(parts))
     return b"".join((fixed, keys, *parts))
@@ -192,14 +194,18 @@ def _located(entries: bytes, heard_before: float, ciphers: CipherCache, random: 
             at += _PART.size
             parts.append(_value(kind, entries[at : at + size]))
             at += size
-        listener, iccid, serial, *address = parts
+        listener, iccid, serial, cid, peer_cid, *address = parts
         if not (isinstance(listener, str) and isinstance(iccid, str) and isinstance(serial, int)):
+            raise ValueError("parts of another kind")
+        if not (isinstance(cid, bytes) and isinstance(peer_cid, bytes)):
             raise ValueError("parts of another kind")
         skip = random.getrandbits(SKIP_BITS)
         if write + skip > LAST_SEQUENCE:
             continue
-        state = AssociationState(suite, keys, client, write + skip, skipped + skip, newest, window, failures)
-        association = AeadAssociation.resume(tuple(address), iccid, serial, state, ciphers)
+        counters = (write + skip, skipped + skip, newest, window, failures)
+        state = AssociationState(suite, keys, client, *counters, cid, peer_cid)
+        kind = CidAssociation if cid else AeadAssociation
+        association = kind.resume(tuple(address), iccid, serial, state, ciphers)
         association.last_heard = heard_before - idle_ms / 1000
         yield Located(listener, association)
     if at != end:

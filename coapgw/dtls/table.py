@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 import attrs
 
+from coapgw.dtls.cid import CidAssociation
 from coapgw.dtls.connection import ConnectionAssociation
 from coapgw.metrics import DtlsCounters
 
@@ -27,6 +28,10 @@ class Association(Protocol):
     iccid: str
     serial: int
     last_heard: float
+
+    @property
+    def cid(self) -> bytes:
+        """What its records are found by; empty: their address."""
 
     def __hash__(self) -> int:
         """Every association is equal to itself only."""
@@ -88,6 +93,8 @@ class AssociationTable:
         self._owners: OrderedDict[Association, Owner] = OrderedDict()
         self._of_device: dict[str, tuple[Association, ...]] = {}
         self._connections: dict[Association, None] = {}  # the oldest first
+        self.by_cid: dict[bytes, CidAssociation] = {}
+        self.is_open = self._owners.__contains__
         self.heard = self._owners.move_to_end
         """Called with an association that sent an authentic record."""
 
@@ -109,6 +116,8 @@ class AssociationTable:
                 self.close(min(islice(self._connections, CANDIDATES), key=_last_heard), notify=True)
                 self.counters.evicted += 1
             self._connections[association] = None
+        if isinstance(association, CidAssociation):
+            self.by_cid[association.cid] = association
         self._owners[association] = owner
         self._of_device[association.iccid] = (*self._of_device.get(association.iccid, ()), association)
 
@@ -117,6 +126,8 @@ class AssociationTable:
         owner = self._owners.pop(association, None)
         if owner is not None:
             self._connections.pop(association, None)
+            if association.cid:
+                del self.by_cid[association.cid]
             left = tuple(other for other in self._of_device[association.iccid] if other is not association)
             if left:
                 self._of_device[association.iccid] = left
@@ -129,6 +140,14 @@ class AssociationTable:
         owner = self.remove(association)
         if owner is not None:
             owner.forget(association, notify)
+
+    def is_of(self, association: Association, owner: Owner) -> bool:
+        """Return whether an association is served by *owner*."""
+        return self._owners.get(association) is owner
+
+    def moved(self, association: Association, owner: Owner) -> None:
+        """Have an association served by another owner: where its device is heard now."""
+        self._owners[association] = owner
 
     def close_idle(self, now: float) -> None:
         """End those that were idle for too long."""
@@ -150,6 +169,10 @@ class AssociationTable:
                 if not self._is_current(iccid, association.serial):
                     self.close(association, notify=True)
                     self.counters.revoked += 1
+
+    def of_device(self, iccid: str) -> Iterable[Association]:
+        """Return the associations of a device."""
+        return self._of_device.get(iccid, ())
 
     def all(self) -> Iterable[Association]:
         """Return every association, the longest idle first."""

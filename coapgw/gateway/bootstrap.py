@@ -19,6 +19,8 @@ from coapgw.model import Device, DeviceKey
 
 ASKING_LIMIT: Final = 1000  # devices whose keys are being written or wait for that: a second or two
 JOINED_LIMIT: Final = 16  # calls of one device that get the answer to the one under way
+PATIENCE_SECONDS: Final = 30.0  # a call that has waited for so long is not made: its device has repeated itself by then
+FAILURES_LOGGED: Final = 100  # per run: one key that cannot be unsealed among good ones must not fill a disk
 
 CallInThread: TypeAlias = "Callable[[Callable[[], DeviceKey]], Deferred[DeviceKey]]"
 """Calls a function that blocks somewhere else; the Deferred fires here."""
@@ -61,6 +63,8 @@ class Bootstrap:
     Args:
         keys: blocks, and is called where *call_in_thread* has it; one call at a time for a device.
         coaps_port: the number of the port that a derived URL names.
+        monotonic: seconds; called from threads too.
+        learn: given every key, after it was told: whoever has it may use it now.
     """
 
     _log = Logger()
@@ -71,7 +75,9 @@ class Bootstrap:
         call_in_thread: CallInThread,
         settings: BootstrapSettings,
         coaps_port: Callable[[], int],
+        monotonic: Callable[[], float],
         *,
+        learn: Callable[[DeviceKey], object] = lambda _: None,
         counters: BootstrapCounters | None = None,
     ) -> None:
         """Ask *keys*."""
@@ -79,9 +85,12 @@ class Bootstrap:
         self._call_in_thread = call_in_thread
         self._settings = settings
         self._coaps_port = coaps_port
+        self._monotonic = monotonic
+        self._learn = learn
         self.counters = counters or BootstrapCounters()
         self._asking: dict[str, list[tuple[str, Told]]] = {}
         self._failing = False
+        self._failures_logged = 0
 
     def ask(self, device: Device | None, source: str | None, local_host: str, told: Told) -> None:
         """Answer a call, now or later.
@@ -133,8 +142,14 @@ class Bootstrap:
             joined.append((url, told))
             return
         self._asking[iccid] = [(url, told)]
-        call = partial(self._keys.bootstrap, iccid, self._settings.rotate_after_seconds)
+        call = partial(self._key_of, iccid, self._monotonic() + PATIENCE_SECONDS)
         self._call_in_thread(call).addCallbacks(self._stored, partial(self._refused, iccid))
+
+    def _key_of(self, iccid: str, until: float) -> DeviceKey:
+        """Return the key of a device, unless it is too late; blocks.  Raises DeviceNotFound, StorageError."""
+        if self._monotonic() > until:
+            raise StorageError(f"calls wait for more than {PATIENCE_SECONDS:.0f} s")
+        return self._keys.bootstrap(iccid, self._settings.rotate_after_seconds)
 
     def _stored(self, key: DeviceKey) -> None:
         if self._failing:
@@ -143,6 +158,7 @@ class Bootstrap:
         for url, told in self._asking.pop(key.iccid):
             self.counters.answered += 1
             told(f"{key.iccid},{key.written},{url}".encode("ascii"))
+        self._learn(key)
 
     def _refused(self, iccid: str, failure: Failure) -> None:
         error: Exception
@@ -159,9 +175,10 @@ class Bootstrap:
             told(error)
 
     def _say_once(self, failure: Failure) -> None:
-        if self._failing:
+        if self._failing or self._failures_logged >= FAILURES_LOGGED:
             return
         self._failing = True
+        self._failures_logged += 1
         if failure.check(StorageError):
             self._log.error("devices cannot bootstrap, they get 5.00: {reason}", reason=failure.getErrorMessage())
         else:

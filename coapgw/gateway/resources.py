@@ -24,6 +24,7 @@ from coapgw.coap.codec import (
     REQUEST_ENTITY_TOO_LARGE,
     SERVICE_UNAVAILABLE,
     SIZE1,
+    TOO_MANY_REQUESTS,
     UNAUTHORIZED,
     URI_QUERY,
     Options,
@@ -35,6 +36,7 @@ from coapgw.coap.messaging import Exchange, Handler
 from coapgw.coap.site import NOT_FOUND_BODY, Branch, WellKnownCore, answering
 from coapgw.errors import DeviceUnknown, PayloadTooLarge, StorageError, TopicRefused
 from coapgw.gateway.bootstrap import Bootstrap, SourceRefused, TermsNotAccepted, TooManyAsking
+from coapgw.gateway.rate import OverRate
 from coapgw.gateway.topics import parse_topic
 from coapgw.gateway.uplink import NotPublished, TooManyWaiting, Uplink
 from coapgw.model import Device
@@ -58,6 +60,8 @@ def answer_to(error: Exception) -> tuple[int, bytes]:
             return UNAUTHORIZED, b""
         case PayloadTooLarge():
             return REQUEST_ENTITY_TOO_LARGE, encode_body([(SIZE1, encode_uint(error.limit_bytes))])
+        case OverRate():
+            return TOO_MANY_REQUESTS, encode_body([(MAX_AGE, encode_uint(error.retry_seconds))])
         case StorageError() | TooManyWaiting():
             return SERVICE_UNAVAILABLE, _RETRY
         case NotPublished():

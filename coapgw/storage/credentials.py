@@ -9,9 +9,9 @@ from zope.interface import implementer
 
 from coapgw.errors import StorageError
 from coapgw.interfaces import ICredentials
-from coapgw.model import ICCID_DIGITS, Credential, DeviceStatus
+from coapgw.model import ICCID_DIGITS, Credential, DeviceKey, DeviceStatus
 from coapgw.storage.directory import DeviceDirectory
-from coapgw.storage.key_image import parts_of, serial_of
+from coapgw.storage.key_image import image_of, parts_of, serial_of
 from coapgw.storage.sealing import KeySeal
 
 FAILURES_LOGGED: Final = 20  # devices, per run: a handshake can cause one, and a flood must not fill a disk
@@ -59,6 +59,11 @@ class DeviceCredentials:
         if device is None or image is None:
             return False
         return device.status is DeviceStatus.ACTIVE and serial_of(image) == serial
+
+    def learn(self, key: DeviceKey) -> None:
+        """Know a key that was stored a moment ago: its device may begin a handshake before the directory looks."""
+        sealed = self._seal.seal(key.secret, key.iccid, key.format, key.serial)
+        self._directory.take_key(key.iccid, image_of(key.serial, key.format.value, sealed))
 
     def _log_once(self, iccid: str, failed: StorageError) -> None:
         if iccid in self._logged or len(self._logged) >= FAILURES_LOGGED:

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
-from twisted.application.service import IService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
@@ -18,8 +18,9 @@ from coapgw.errors import StorageError
 from coapgw.interfaces import IDeviceDirectory
 from coapgw.model import Device
 from coapgw.storage.devices import Changes
-from coapgw.storage.key_image import KeyImage
+from coapgw.storage.key_image import KeyImage, serial_of
 
+STALE_SECONDS: Final = 30.0  # a look that takes this long is not coming back soon
 POLL_SECONDS: Final = 0.25  # a change shall be seen within a second, also on a machine that is busy
 
 ReadChanges: TypeAlias = Callable[[int | None], Changes | None]
@@ -65,6 +66,18 @@ class DeviceDirectory:
         """Return the key of the device with this ICCID, still sealed, whatever the device's status."""
         return self._keys.get(iccid)
 
+    def take_key(self, iccid: str, image: KeyImage) -> None:
+        """Know a key that was stored a moment ago, before a look at the registry finds it, and tell the subscribers.
+
+        A look that has seen the transaction which stored it knows better what became of it.
+        """
+        known = self._keys.get(iccid)
+        seen = self._version if known is None else max(self._version or 0, serial_of(known))
+        if seen is None or serial_of(image) <= seen or iccid not in self._by_iccid:
+            return
+        self._keys[self._by_iccid[iccid].iccid] = image
+        self._tell([iccid])
+
     def subscribe(self, callback: Callable[[Sequence[str]], None]) -> None:
         """Tell *callback* from now on which devices (ICCIDs, each once) came, changed, got another key, or went.
 
@@ -96,8 +109,10 @@ class DeviceDirectory:
         """Bring the image to the state that *changes* leads to, in one go, and tell the subscribers."""
         touched = self._replace(changes) if changes.complete else self._amend(changes)
         self._version = changes.version
-        if not touched:
-            return
+        if touched:
+            self._tell(touched)
+
+    def _tell(self, touched: Sequence[str]) -> None:
         self.generation += 1
         for callback in self._subscribers:
             with self._log.failuresHandled("telling of changed devices"):
@@ -105,7 +120,7 @@ class DeviceDirectory:
 
     def follow(
         self, reactor: Any, call_in_thread: CallInThread | None = None, interval: float = POLL_SECONDS
-    ) -> IService:
+    ) -> RegistryFollower:
         """Return a service that keeps the image up to date while it runs.
 
         Args:
@@ -174,6 +189,12 @@ class RegistryFollower(Service):
         self._loop.clock = clock
         self._looking: Deferred[None] | None = None
         self._failing = False
+        self._clock = clock
+        self._looked_at = clock.seconds()
+
+    def is_healthy(self) -> bool:
+        """Whether the last look at the registry went well, and was not too long ago."""
+        return not self._failing and self._clock.seconds() - self._looked_at < STALE_SECONDS
 
     def startService(self) -> None:
         """Begin to look."""
@@ -215,6 +236,7 @@ class RegistryFollower(Service):
 
     def _looked(self, _: object) -> None:
         self._looking = None
+        self._looked_at = self._clock.seconds()
 
 
 def _pool_of(reactor: Any) -> CallInThread:

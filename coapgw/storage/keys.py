@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from coapgw.errors import DeviceNotFound, DeviceRefused, KeyNotFound, KeyRefused
 from coapgw.interfaces import IDeviceKeys
-from coapgw.model import DeviceKey, KeyFormat, checked_iccid, checked_secret
+from coapgw.model import DeviceKey, KeyFormat, WrittenKey, checked_iccid, checked_secret
 from coapgw.storage.database import RegistryDatabase, Writing
 from coapgw.storage.devices import CHUNK, find_device, pieces
 from coapgw.storage.sealing import KeySeal
@@ -27,15 +27,6 @@ _COLUMNS: Final = (
     *(device_keys.c.iccid, device_keys.c.sealed, device_keys.c.format, device_keys.c.by_user),
     *(device_keys.c.serial, device_keys.c.created_at, device_keys.c.updated_at, device_keys.c.bootstrapped_at),
 )
-
-
-@attrs.frozen
-class WrittenKey:
-    """A key that a person has chosen for a device, as *written* in *format*; not checked yet."""
-
-    iccid: str
-    written: str = attrs.field(repr=False)
-    format: KeyFormat = KeyFormat.STRING
 
 
 KeyOutcome: TypeAlias = "DeviceKey | DeviceNotFound | KeyRefused"

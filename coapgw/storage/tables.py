@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The last migration; a database that says so needs none."""
 
 REVISION_TABLE: Final = "registry_revision"
@@ -37,6 +37,7 @@ devices: Final = Table(
     Column("created_at", BigInteger, nullable=False),  # milliseconds since the epoch
     Column("updated_at", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),  # of the transaction that wrote the row last
+    Column("last_seen_at", BigInteger),  # its own matter: writing it changes neither version nor updated_at
     UniqueConstraint("ip", name="devices_ip_once"),
     CheckConstraint("status IN ('ACTIVE', 'INACTIVE')", name="devices_status_known"),
     Index("devices_by_version", "version"),

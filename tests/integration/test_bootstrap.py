@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.gateway_process import ROOT, TWISTD, Device, GatewayProcess, coapgw, until
+from tests.integration.secure_device import SecureDevice
 from tests.unit.coap_wire import NON, datagram, option
 
 GET = 1
@@ -76,6 +77,24 @@ def test_device_gets_the_key_that_is_stored_and_an_operators_key_is_its_next(dat
     assert Asking(gateway, address="127.0.1.99")()[1] == 0x81
     assert "Tr0ub4dor&3" not in gateway.log.read_text()
     assert key not in gateway.log.read_text()
+
+
+def test_key_works_at_once_and_one_asked_for_over_dtls_too(data: Path, started: Starter) -> None:
+    """Every call makes a key: neither the handshake right after it nor the answer over DTLS comes too early."""
+    gateway = started(GatewayProcess(data, "bootstrap.rotate_after_seconds=0"))
+    ask = Asking(gateway)
+    for _ in range(5):
+        with SecureDevice(gateway.coaps, ICCID, ask.fields()[1]) as device:
+            assert device.connect()
+            answer = device.request(datagram(0, GET, 7, options=PATH))
+            assert answer is not None
+            assert answer[1] == 0x45
+            until(lambda: device.take(0.1) is None and device.is_closed)
+        with SecureDevice(gateway.coaps, ICCID, answer[5:].decode().split(",")[1]) as device:
+            assert device.connect()
+            reply = device.post(b"hello")
+            assert reply is not None
+            assert reply[1] == 0x44
 
 
 def test_key_that_was_sent_survives_kill_9(data: Path, started: Starter) -> None:

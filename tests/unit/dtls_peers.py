@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
+import random
 from collections.abc import Callable, Hashable, Iterable
 
 from coapgw.dtls.admission import Admission, HandshakeLimits
 from coapgw.dtls.association import CipherCache
+from coapgw.dtls.cid import CidAssociation, CidTranslation, ConnectionIds
 from coapgw.dtls.front import Front
 from coapgw.dtls.hello import Cookies
 from coapgw.dtls.openssl import ClientContext, EngineFailed, ServerContext
-from coapgw.dtls.records import pack, split
+from coapgw.dtls.records import APPLICATION_DATA, HANDSHAKE, TLS12_CID, epoch_of, pack, split
+from coapgw.dtls.suites import derive_keys, suite_of
 from coapgw.dtls.table import Association, AssociationLimits, AssociationTable
 from coapgw.model import Credential
 
@@ -39,7 +41,11 @@ class Server:
     """A front, what it delivered, and what it forgot; it answers with an echo."""
 
     def __init__(
-        self, limits: AssociationLimits | None = None, handshakes: HandshakeLimits | None = None, echo: bool = True
+        self,
+        limits: AssociationLimits | None = None,
+        handshakes: HandshakeLimits | None = None,
+        echo: bool = True,
+        cid_bytes: int = 0,
     ) -> None:
         self.now = 1000.0
         self.delivered: list[tuple[bytes, Association]] = []
@@ -47,16 +53,17 @@ class Server:
         self.keys = Keys()
         self.table = AssociationTable(limits or AssociationLimits(), self.keys.is_current)
         self.counters = self.table.counters
-        counter = itertools.count()
+        random_bytes = random.Random(11).randbytes
         self.front = Front(
             self.table,
             Admission(handshakes or HandshakeLimits(), self.counters),
             ServerContext(self.keys.credential, MTU).engine,
-            Cookies(lambda size: next(counter).to_bytes(size, "big")),
+            Cookies(random_bytes),
             CipherCache(4),
             deliver=self._deliver,
             forgotten=self.forgotten.append,
             mtu=MTU,
+            connection_ids=ConnectionIds(cid_bytes, 7, random_bytes) if cid_bytes else None,
         )
         self.echo = echo
 
@@ -137,3 +144,83 @@ class Client:
     def send(self, data: bytes) -> None:
         """Send application data, and take what comes back."""
         self.exchange([self.engine.seal(data)])
+
+
+class CidClient(Client):
+    """A client with Connection IDs: OpenSSL makes its handshake, the machine under test carries its records.
+
+    Args:
+        cid: what it wants in records to it; empty: none there.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        address: Hashable = ADDRESS,
+        *,
+        cid: bytes = b"abc",
+        identity: str = ICCID,
+        secret: bytes = SECRET,
+        suites: Iterable[str] = (AEAD,),
+    ) -> None:
+        super().__init__(server, address, identity=identity, secret=secret, suites=suites)
+        self.cid = cid
+        self.engine = ClientContext(identity.encode(), secret, tuple(suites)).engine(cid)
+        self.translation: CidTranslation | None = None
+
+    @property
+    def association(self) -> CidAssociation:
+        assert self.translation is not None
+        return self.translation.association
+
+    def take(self, datagram: bytes) -> list[bytes]:
+        for record in split(datagram, len(self.cid)):
+            if not epoch_of(record):
+                self.engine.receive(record)
+                continue
+            content = self.association.open(record)
+            if content is None:
+                continue
+            if self.association.content_type == APPLICATION_DATA:
+                self.received.append(content)
+            elif self.association.content_type == HANDSHAKE and not self.engine.is_complete:
+                self.engine.receive(record if not self.cid else self.association_inward(record, content))
+            else:
+                self.is_closed = self.is_closed or content[1:] == b"\0"
+        return pack([self._outward(record) for record in self.engine.take_records()], MTU)
+
+    def association_inward(self, record: bytes, content: bytes) -> bytes:
+        assert self.translation is not None
+        return self.translation.inward(record, content)
+
+    def _outward(self, record: bytes) -> bytes:
+        if not epoch_of(record):
+            return record
+        if self.translation is None:
+            self.translation = self._begin()
+        return self.translation.outward(record)
+
+    def _begin(self) -> CidTranslation:
+        suite = suite_of(self.engine.suite)
+        assert suite is not None
+        assert self.engine.peer_cid is not None
+        keys = derive_keys(suite, *self.engine.secrets())
+        association = CidAssociation(
+            *(None, "", 0, suite, keys, 0, CipherCache(1), True),
+            newest=-1,
+            cid=self.cid,
+            peer_cid=self.engine.peer_cid,
+        )
+        return CidTranslation(association)
+
+    def sealed(self, data: bytes) -> bytes:
+        """Return the datagram with application data."""
+        return self.association.seal(APPLICATION_DATA, data)
+
+    def send(self, data: bytes) -> None:
+        self.exchange([self.sealed(data)])
+
+
+def is_with_cid(datagram: bytes) -> bool:
+    """Return whether a datagram begins with a record that has a Connection ID."""
+    return datagram[0] == TLS12_CID

@@ -19,9 +19,16 @@ from twisted.logger import capturedLogs
 
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.site import ResourceSite
-from coapgw.errors import CoapgwError, StorageError
+from coapgw.errors import CoapgwError, KeyNotFound, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
-from coapgw.gateway.bootstrap import ASKING_LIMIT, JOINED_LIMIT, Bootstrap, BootstrapSettings
+from coapgw.gateway.bootstrap import (
+    ASKING_LIMIT,
+    FAILURES_LOGGED,
+    JOINED_LIMIT,
+    PATIENCE_SECONDS,
+    Bootstrap,
+    BootstrapSettings,
+)
 from coapgw.gateway.envelope import MessageIds
 from coapgw.gateway.resources import make_root
 from coapgw.gateway.uplink import Uplink, UplinkSettings
@@ -76,10 +83,11 @@ class Gateway:
     """Everything between the socket and the registry."""
 
     def __init__(self, keys: DeviceKeys, settings: BootstrapSettings, local_host: str = "192.0.2.10") -> None:
+        self.now = 1000.0
         self.thread = OneThread()
         self.keys = keys
         self.directory = MemoryDirectory([Device(ICCID, ip=DEVICE[0]), Device(iccid(2), ip=OTHER[0])])
-        self.bootstrap = Bootstrap(keys, self.thread.call, settings, lambda: 5684)
+        self.bootstrap = Bootstrap(keys, self.thread.call, settings, lambda: 5684, lambda: self.now)
         uplink = Uplink(SpoolStub(), MessageIds(os.urandom), lambda: 0.0, UplinkSettings())
         site = ResourceSite(make_root(uplink, self.bootstrap))
         self.plain = MessageLayer(
@@ -150,7 +158,7 @@ def test_device_gets_its_key_and_where_to_go_once_that_is_stored(make: Make) -> 
 
 def test_non_confirmable_answer_has_no_zero_byte_before_its_payload(make: Make) -> None:
     gateway = make()
-    for _ in range(600):  # Message IDs go round a byte more than twice
+    for _ in range(280):  # the lower byte of Message IDs goes round once
         answer = gateway.ask(kind=NON)
         assert answer[:2] == b"\x50\x45"
         assert b"\0" not in answer
@@ -328,7 +336,7 @@ def test_every_call_is_told_once(steps: list[int | str]) -> None:
     thread = OneThread()
     told: list[int] = []
     asked = 0
-    bootstrap = Bootstrap(SameKeyForAll(), thread.call, BootstrapSettings(), lambda: 5684)
+    bootstrap = Bootstrap(SameKeyForAll(), thread.call, BootstrapSettings(), lambda: 5684, lambda: 0.0)
     for step in [*steps, "finish"]:
         if isinstance(step, int):
             asked += 1
@@ -339,3 +347,44 @@ def test_every_call_is_told_once(steps: list[int | str]) -> None:
             thread.failing = StorageError("x") if step == "fail" else None
             thread.finish()
     assert sorted(told) == list(range(1, asked + 1))
+
+
+def test_key_is_learned_after_it_was_told(make: Make) -> None:
+    gateway = make()
+    happened: list[object] = []
+    bootstrap = Bootstrap(
+        gateway.keys,
+        gateway.thread.call,
+        BootstrapSettings(),
+        lambda: 5684,
+        lambda: 0.0,
+        learn=lambda key: happened.append(key.iccid),
+    )
+    bootstrap.ask(Device(ICCID), DEVICE[0], "10.0.0.9", lambda told: happened.append(type(told)))
+    gateway.thread.finish()
+    assert happened == [bytes, ICCID]
+    gateway.thread.failing = StorageError("x")
+    bootstrap.ask(Device(ICCID), DEVICE[0], "10.0.0.9", happened.append)
+    gateway.thread.finish()
+    assert happened[2:] == [gateway.thread.failing]
+
+
+def test_call_that_has_waited_too_long_is_not_made(make: Make) -> None:
+    gateway = make()
+    gateway.send()
+    gateway.now += PATIENCE_SECONDS
+    gateway.send(source=OTHER)
+    gateway.now += 0.001
+    gateway.thread.finish()
+    assert [answer[1] for answer in gateway.answers()] == [0xA0, 0x45]
+    with pytest.raises(KeyNotFound):
+        gateway.keys.get(ICCID)
+
+
+def test_failures_among_successes_fill_no_log(make: Make) -> None:
+    gateway = make()
+    with capturedLogs() as events:
+        for number in range(FAILURES_LOGGED * 3):
+            gateway.thread.failing = StorageError("x") if number % 2 else None
+            gateway.ask()
+    assert len(events) <= FAILURES_LOGGED * 2

@@ -129,6 +129,34 @@ def test_key_goes_with_its_device_also_when_that_comes_back_between_two_looks(ri
     assert rig.secret() == key.secret
 
 
+def test_key_can_be_used_before_the_next_look(rig: Rig) -> None:
+    first = rig.keys.bootstrap(iccid(1), 300)
+    rig.look()
+    rig.told.clear()
+    second = rig.keys.bootstrap(iccid(1), 0)
+    third = rig.keys.bootstrap(iccid(1), 0)
+    for key in (second, third, second):
+        rig.credentials.learn(key)
+    assert rig.told == [[iccid(1)]] * 2
+    assert rig.secret() == third.secret
+    assert not rig.credentials.is_current(iccid(1), first.serial)
+    rig.look()
+    assert rig.secret() == third.secret
+
+
+def test_key_that_a_look_has_seen_or_seen_removed_is_not_learned(rig: Rig) -> None:
+    key = rig.keys.rotate(iccid(1))
+    rig.opened.devices.remove(iccid(1))
+    rig.credentials.learn(key)
+    rig.opened.devices.add(Device(iccid(1)))
+    rig.look()
+    generation = rig.directory.generation
+    rig.credentials.learn(key)
+    rig.credentials.learn(attrs.evolve(key, iccid=iccid(2), serial=key.serial + 100))
+    assert rig.secret() is None
+    assert rig.directory.generation == generation
+
+
 def test_image_that_starts_over_has_the_keys_too(rig: Rig) -> None:
     """A database that was put back to an older state, with another key for one device and none for the other."""
     directory = DeviceDirectory(lambda version: None)

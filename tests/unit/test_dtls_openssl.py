@@ -101,6 +101,29 @@ def test_an_unknown_suite_is_refused_by_name() -> None:
         ClientContext(b"x", b"y", ("PSK-ROT13",))
 
 
+def connection_ids(
+    client_cid: bytes | None, server_cid: bytes | None, suites: tuple[str, ...] = AEAD_SUITES
+) -> tuple[tuple[bytes | None, bytes | None], tuple[bytes | None, bytes | None]]:
+    """Return what client and server know of theirs and the other's after the hellos."""
+    client = ClientContext(ICCID.encode(), SECRET, suites).engine(client_cid)
+    server = ServerContext(credential_of, MTU).engine(any(suite in AEAD_SUITES for suite in suites), server_cid)
+    begun(client, server)
+    for record in server.take_records():
+        client.receive(record)
+    return (client.cid, client.peer_cid), (server.cid, server.peer_cid)
+
+
+def test_connection_ids_are_negotiated_by_the_hellos() -> None:
+    assert connection_ids(b"abc", b"server") == ((b"abc", b"server"), (b"server", b"abc"))
+    assert connection_ids(b"", b"server") == ((b"", b"server"), (b"server", b""))
+
+
+def test_no_connection_ids_unless_both_want_them() -> None:
+    assert connection_ids(None, b"server") == ((None, None), (b"server", None))
+    assert connection_ids(b"abc", None) == ((b"abc", None), (None, b"abc"))
+    assert connection_ids(b"abc", b"server", CBC_SUITES) == ((b"abc", None), (b"server", None))
+
+
 def test_no_common_suite_is_an_alert() -> None:
     client = ClientContext(ICCID.encode(), SECRET, ("PSK-AES256-CCM",)).engine()
     server = ServerContext(credential_of, MTU, suites=("PSK-AES128-CCM8",)).engine(aead=True)

@@ -16,9 +16,9 @@ from zope.interface.verify import verifyObject
 
 from coapgw.errors import DeviceNotFound, KeyNotFound, KeyRefused, StorageError
 from coapgw.interfaces import IDeviceKeys
-from coapgw.model import Device, DeviceKey, KeyFormat, checked_secret
+from coapgw.model import Device, DeviceKey, KeyFormat, WrittenKey, checked_secret
 from coapgw.storage.devices import DeviceRegistry
-from coapgw.storage.keys import DeviceKeys, WrittenKey
+from coapgw.storage.keys import DeviceKeys
 from coapgw.storage.sealing import KeySeal, open_seal
 from tests.fakes import LostKeys
 from tests.unit.registries import START_MS, OpenRegistry, iccid, registry_in

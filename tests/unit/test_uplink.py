@@ -17,6 +17,7 @@ from coapgw.errors import SpoolFailing, SpoolFull
 from coapgw.gateway.authorise import DevicesByAddress
 from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
 from coapgw.gateway.envelope import MessageIds
+from coapgw.gateway.rate import DeviceRates
 from coapgw.gateway.resources import answer_to, make_root
 from coapgw.gateway.uplink import PUBLISH_SECONDS, Uplink, UplinkSettings
 from coapgw.interfaces import IDeviceDirectory
@@ -48,12 +49,16 @@ class Directory:
 class Gateway:
     """Everything between the socket and the disk."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, rates: DeviceRates | None = None, **settings: object) -> None:
         self.now = 1670598749.915
         self.spool = SpoolStub()
         self.directory = Directory()
-        self.uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, UplinkSettings(**settings))  # type: ignore[arg-type]
-        bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684)
+        self.heard: dict[str, int] = {}
+        uplink_settings = UplinkSettings(**settings)  # type: ignore[arg-type]
+        self.uplink = Uplink(
+            self.spool, MessageIds(os.urandom), lambda: self.now, uplink_settings, rates=rates, heard=self.heard
+        )
+        bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684, lambda: 0.0)
         self.layer = MessageLayer(
             *(ResourceSite(make_root(self.uplink, bootstrap)), DevicesByAddress(self.directory), random.Random(1))
         )
@@ -276,3 +281,30 @@ def test_prefix_and_raw_payloads_are_as_configured() -> None:
 def test_an_error_nobody_thought_of_is_5_00() -> None:
     assert answer_to(RuntimeError("secret"))[0] == 0xA0
     assert answer_to(RuntimeError("secret"))[1] == b""
+
+
+def test_device_is_heard_whatever_becomes_of_its_message() -> None:
+    gateway = Gateway()
+    gateway.spool.refuse = SpoolFull("no room")
+    gateway.send()
+    assert gateway.heard == {ICCID: 1670598749915}
+    gateway.now += 1
+    gateway.send()
+    assert gateway.heard == {ICCID: 1670598750915}
+
+
+def test_stranger_is_not_heard() -> None:
+    gateway = Gateway()
+    gateway.send(source=STRANGER)
+    assert gateway.heard == {}
+
+
+def test_over_the_device_s_rate_is_4_29_with_max_age_and_nothing_is_stored() -> None:
+    now = 50.0
+    gateway = Gateway(DeviceRates(0.1, 0, lambda: now))
+    assert _code(gateway.send()) == 0x44
+    assert gateway.send() == [b"\x62\x9d\x00\x02tk\xd1\x01\x0a"]  # Max-Age: 10
+    assert len(gateway.telemetry) == 1
+    assert gateway.uplink.counters.over_rate == 1
+    now += 10
+    assert _code(gateway.send()) == 0x44
