@@ -8,10 +8,10 @@ from pathlib import Path
 
 import attrs
 
-from coapgw.model import Device
+from coapgw.model import Device, WrittenKey
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
-from coapgw.storage.keys import DeviceKeys, WrittenKey
+from coapgw.storage.keys import DeviceKeys
 from coapgw.storage.sealing import open_seal
 from tests.integration.gateway_process import GatewayProcess
 
