@@ -11,6 +11,7 @@ from tests.interop.clients.libcoap import LibcoapClient
 from tests.interop.clients.mbedtls import MbedtlsClient
 from tests.interop.clients.node import NodeCoapClient, NodeDtlsClient
 from tests.interop.clients.openssl import OpensslClient
+from tests.interop.clients.pion import PionClient
 
 CLIENTS: Sequence[CoapsClient] = (
     LibcoapClient("openssl"),
@@ -19,6 +20,7 @@ CLIENTS: Sequence[CoapsClient] = (
     GnutlsClient(),
     MbedtlsClient(),
     TinydtlsClient(),
+    PionClient(),
     NodeCoapClient("1.0.9"),
     NodeCoapClient("latest"),
     NodeDtlsClient("1.0.9"),
