@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from coapgw.model import Device, WrittenKey
+from coapgw.model import Device, DeviceStatus, WrittenKey
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.keys import DeviceKeys
@@ -16,6 +16,7 @@ from coapgw.storage.sealing import open_seal
 from tests.integration.gateway_process import GatewayProcess
 
 FIRST_ICCID, DEVICES = 8988280666000000017, 40
+INACTIVE, UNKNOWN = "8988280666999999999", "8988280666888888888"
 KEY = "q8Yt2LmZ0aXw4RbK"
 
 
@@ -70,9 +71,11 @@ def running_gateway(data: Path, *settings: str) -> Iterator[CoapsServer]:
     data.mkdir(mode=0o700)
     registry = open_registry("", data)
     devices, keys = DeviceRegistry(registry, lambda: 0), DeviceKeys(registry, open_seal(data, registry), lambda: 0)
-    for number in range(DEVICES):
-        devices.add(Device(str(FIRST_ICCID + number), ip=None if number else "127.0.0.1"))
-    keys.set_all(WrittenKey(str(FIRST_ICCID + number), KEY) for number in range(DEVICES))
+    made = [Device(str(FIRST_ICCID + number), ip=None if number else "127.0.0.1") for number in range(DEVICES)]
+    made.append(Device(INACTIVE, status=DeviceStatus.INACTIVE))
+    for device in made:
+        devices.add(device)
+    keys.set_all(WrittenKey(device.iccid, KEY) for device in made)
     registry.close()
     gateway = GatewayProcess(data, *settings).start()
     try:

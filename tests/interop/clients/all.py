@@ -12,6 +12,7 @@ from tests.interop.clients.mbedtls import MbedtlsClient
 from tests.interop.clients.node import NodeCoapClient, NodeDtlsClient
 from tests.interop.clients.openssl import OpensslClient
 from tests.interop.clients.pion import PionClient
+from tests.interop.clients.wolfssl import WolfsslClient
 
 CLIENTS: Sequence[CoapsClient] = (
     LibcoapClient("openssl"),
@@ -19,6 +20,7 @@ CLIENTS: Sequence[CoapsClient] = (
     OpensslClient(),
     GnutlsClient(),
     MbedtlsClient(),
+    WolfsslClient(),
     TinydtlsClient(),
     PionClient(),
     NodeCoapClient("1.0.9"),
