@@ -50,10 +50,11 @@ $(TEST_STAMP): $(RUN_STAMP) requirements/test.txt
 demo: install
 	@exec $(PY) -m coapgw.cli.demo $(DEMO_ARGUMENTS)
 
-# One pytest run, so that its closing line speaks for all tests.
+# The others have processes, ports and cores of their own: one at a time.
 test: lint prerequisites
 	@PYTHON=$(PY) tests/interop/clients/install
-	$(SBIN) $(PY) -m pytest tests/unit tests/integration tests/interop
+	$(PY) -m pytest -q -n auto tests/unit
+	$(SBIN) $(PY) -m pytest tests/integration tests/interop
 
 prerequisites:
 	@tests/prerequisites
@@ -66,7 +67,7 @@ lint: $(TEST_STAMP)
 	.venv/bin/lint-imports --no-logo
 
 unit: $(TEST_STAMP)
-	$(PY) -m pytest -q tests/unit
+	$(PY) -m pytest -q -n auto tests/unit
 
 bench: $(TEST_STAMP) prerequisites
 	$(MAKE) -C bench/load

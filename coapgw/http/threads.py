@@ -12,7 +12,7 @@ from twisted.python.threadpool import ThreadPool
 from coapgw.http.refusals import TooBusy
 
 THREADS: Final = 4
-WAITING: Final = 64  # calls that wait for a thread; one takes milliseconds
+WAITING: Final = 96  # calls that wait for a thread; beyond are those of clients that went away before their answer
 
 T = TypeVar("T")
 

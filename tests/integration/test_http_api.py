@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import TypeAlias
 
@@ -114,6 +117,50 @@ def test_five_thousand_keys_are_set_by_a_job_while_others_are_served(tmp_path: P
         assert shown["secretKey"] == f"secret-{iccids[7]}"
 
 
+def test_what_was_answered_is_there_after_kill_9(tmp_path: Path, started: Starter) -> None:
+    gateway = started(GatewayProcess(tmp_path / "data"))
+    answered: list[str] = []
+
+    def register() -> None:
+        with suppress(OSError, HTTPException), Client(gateway) as client:
+            for number in range(10_000):
+                iccid = f"8988280666{number:09}"
+                assert client.ask("POST", "/v1/devices", {"iccid": iccid}).status == 201
+                path = f"/v1/integrate/devices/{iccid}/psk"
+                assert client.ask("POST", path, {"secretKey": f"key-{number:09}", "protocol": "COAP"}).status == 200
+                answered.append(iccid)
+
+    registering = threading.Thread(target=register)
+    registering.start()
+    until(lambda: len(answered) > 100)
+    gateway.kill()
+    registering.join()
+    gateway.start()
+    with Client(gateway) as client:
+        for iccid in answered:
+            key = client.ask("GET", f"/v1/integrate/devices/{iccid}/psk/COAP").json
+            assert key["secretKey"] == f"key-{iccid[-9:]}"
+
+
+def test_of_many_that_want_the_same_one_gets_it(gateway: GatewayProcess) -> None:
+    statuses: list[int] = []
+
+    def register(number: int) -> None:
+        with Client(gateway) as client:
+            device = {"iccid": f"89882807770000000{number:02}", "ip": "10.9.9.9"}
+            statuses.append(client.ask("POST", "/v1/devices", device).status)
+
+    threads = [threading.Thread(target=register, args=(number,)) for number in range(90)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [201] + [409] * 89
+    with Client(gateway) as client:
+        (device,) = client.ask("GET", "/v1/devices?q=10.9.9.9").json["items"]
+        assert client.ask("DELETE", f"/v1/devices/{device['iccid']}").status == 204
+
+
 def test_without_the_token_nothing_but_health_is_shown(gateway: GatewayProcess) -> None:
     assert stat.S_IMODE((gateway.data / "admin.token").stat().st_mode) == 0o600
     for token in ("", "x", gateway.token[:-1], gateway.token.upper()):
@@ -181,6 +228,27 @@ def test_failing_disk_is_not_ready(tmp_path: Path, started: Starter) -> None:
         gateway.raise_file_limit()
         until(lambda: post(gateway, "127.0.0.1") == OK)
         assert client.ask("GET", "/readyz").status == 200
+
+
+def test_failing_registry_is_not_ready_and_devices_are_served_as_they_were(tmp_path: Path, started: Starter) -> None:
+    gateway = started(GatewayProcess(tmp_path / "data"))
+
+    def rename(before: str, after: str) -> None:
+        with closing(sqlite3.connect(gateway.data / "registry.db")) as registry:
+            registry.execute(f"ALTER TABLE {before} RENAME TO {after}")
+
+    with Client(gateway) as client:
+        client.ask("POST", "/v1/devices", {"iccid": ICCID, "ip": "127.0.0.1"})
+        until(lambda: post(gateway, "127.0.0.1") == OK)
+        rename("registry_version", "gone")
+        until(lambda: client.ask("GET", "/readyz").status == 503)
+        assert client.ask("GET", "/readyz").json["errors"] == [{"message": "the device registry cannot be read"}]
+        assert client.ask("GET", "/healthz").status == 200
+        assert client.ask("PATCH", f"/v1/devices/{ICCID}", {"name": "x"}).status == 500
+        assert post(gateway, "127.0.0.1") == OK
+        rename("gone", "registry_version")
+        until(lambda: client.ask("GET", "/readyz").status == 200)
+        assert client.ask("PATCH", f"/v1/devices/{ICCID}", {"name": "x"}).status == 200
 
 
 # ---------------------------------------------------------------------- abuse

@@ -7,6 +7,7 @@ import re
 import select
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[3]
 INSTALLED = ROOT / ".cache" / "interop"
 """Where `tests/interop/clients/install` puts what is no Debian package."""
 PATIENCE = 15.0
+_COMPILING = threading.Lock()
 
 
 class CoapsClient(Protocol):
@@ -58,15 +60,20 @@ def compiled(source: str, package: str, *arguments: str) -> Path:
     """Compile a C file of this directory, if it changed since; raises FileNotFoundError with the package it needs."""
     built = INSTALLED / "built" / source.removesuffix(".c")
     text = Path(__file__).with_name(source)
+    with _COMPILING:
+        _compile_if_changed(built, text, package, arguments)
+    return built
+
+
+def _compile_if_changed(built: Path, text: Path, package: str, arguments: Sequence[str]) -> None:
     if not built.exists() or built.stat().st_mtime < text.stat().st_mtime:
         built.parent.mkdir(parents=True, exist_ok=True)
         unfinished = built.with_suffix(f".{os.getpid()}")
         command = [program("cc", "gcc"), "-O1", "-Wall", "-Wextra", "-o", str(unfinished), str(text), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise FileNotFoundError(f"{source} does not compile: apt-get install {package}\n{done.stderr}")
+            raise FileNotFoundError(f"{text.name} does not compile: apt-get install {package}\n{done.stderr}")
         unfinished.replace(built)
-    return built
 
 
 def code_text(code: int) -> str:
