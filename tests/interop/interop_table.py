@@ -49,12 +49,10 @@ def expected_rows() -> list[tuple[str, str, str]]:
     return rows
 
 
-def read_rows() -> dict[tuple[str, str], Row]:
-    """Return the committed rows by client and suite."""
+def read_rows(page: Path = PAGE) -> dict[tuple[str, str], Row]:
+    """Return the rows of a page by client and suite."""
     rows: dict[tuple[str, str], Row] = {}
-    if not PAGE.exists():
-        return rows
-    table = PAGE.read_text().partition(HEADER)[2]
+    table = page.read_text().partition(HEADER)[2]
     for line in table.splitlines()[2:]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) != 4:
@@ -66,10 +64,11 @@ def read_rows() -> dict[tuple[str, str], Row]:
 class InteropTable:
     """Takes rows while the tests run; WRITE_INTEROP_TABLE=1 in the environment writes them, else they are compared."""
 
-    def __init__(self) -> None:
+    def __init__(self, page: Path = PAGE, is_written: bool | None = None) -> None:
+        self.is_written = bool(os.environ.get(WRITE)) if is_written is None else is_written
+        self._page = page
         self._seen: list[Row] = []
-        self._committed = read_rows()
-        self.is_written = bool(os.environ.get(WRITE))
+        self._committed = read_rows(page)
 
     @contextmanager
     def row(self, client: str, version: str, suite: Suite | None) -> Iterator[list[str]]:
@@ -98,5 +97,5 @@ class InteropTable:
                 lines.append(Row(client, versions.get(client, ""), suite, f"{ABSENT}: {lacks}").encode())
             elif (client, suite) in rows:
                 lines.append(rows[client, suite].encode())
-        before = PAGE.read_text().partition(HEADER)[0]
-        PAGE.write_text(before + "\n".join(lines) + "\n")
+        before = self._page.read_text().partition(HEADER)[0]
+        self._page.write_text(before + "\n".join(lines) + "\n")

@@ -66,14 +66,15 @@ def compiled(source: str, package: str, *arguments: str) -> Path:
 
 
 def _compile_if_changed(built: Path, text: Path, package: str, arguments: Sequence[str]) -> None:
-    if not built.exists() or built.stat().st_mtime < text.stat().st_mtime:
-        built.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = built.with_suffix(f".{os.getpid()}")
-        command = [program("cc", "gcc"), "-O1", "-Wall", "-Wextra", "-o", str(unfinished), str(text), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise FileNotFoundError(f"{text.name} does not compile: apt-get install {package}\n{done.stderr}")
-        unfinished.replace(built)
+    if built.exists() and built.stat().st_mtime >= text.stat().st_mtime:
+        return
+    built.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = built.with_suffix(f".{os.getpid()}")
+    command = [program("cc", "gcc"), "-O1", "-Wall", "-Wextra", "-o", str(unfinished), str(text), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise FileNotFoundError(f"{text.name} does not compile: apt-get install {package}\n{done.stderr}")
+    unfinished.replace(built)
 
 
 def code_text(code: int) -> str:
