@@ -52,6 +52,7 @@ demo: install
 
 # The others have processes, ports and cores of their own: one at a time.
 test: lint prerequisites
+	@PYTHON=$(PY) tests/interop/clients/install
 	$(PY) -m pytest -q -n auto tests/unit
 	$(SBIN) $(PY) -m pytest tests/integration tests/interop
 
