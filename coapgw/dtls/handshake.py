@@ -19,6 +19,7 @@ from coapgw.dtls.records import (
     APPLICATION_DATA,
     CHANGE_CIPHER_SPEC,
     HANDSHAKE,
+    HEADER_BYTES,
     TLS12_CID,
     epoch_of,
     pack,
@@ -29,6 +30,7 @@ from coapgw.model import Credential
 
 HANDSHAKE_SECONDS: Final = 60.0  # OpenSSL has repeated a flight five times by then: 1, 2, 4, 8 and 16 s apart
 UNPROVEN_LIMIT: Final = 3  # Finished messages that cannot be read; one may be an attacker's, or damaged
+MESSAGE_LIMIT: Final = 1024  # bytes of a handshake message: identity and key share are the longest a client has
 BYTES_LIMIT: Final = 16_384  # that one peer sends for one handshake: ten flights; OpenSSL keeps what comes too early
 EARLY_RECORDS: Final = 4  # application data that overtook the Finished on its way
 _DECRYPT_ERROR: Final = b"\x02\x33"  # fatal(2), decrypt_error(51): RFC 5246 section 7.2
@@ -156,6 +158,8 @@ class Handshake:
             self._receive_with_cid(record, now)
             return
         protected = epoch_of(record) > 0
+        if not protected and record[0] == HANDSHAKE and _is_too_long(record):
+            return
         if protected and record[0] == APPLICATION_DATA:
             if len(self.early) < EARLY_RECORDS:
                 self.early.append(record)
@@ -261,3 +265,16 @@ def _plain_alert(flight: list[bytes], alert: bytes) -> bytes:
     """Return an alert in epoch 0, with the sequence number behind those of the *flight* before it."""
     sequence = 1 + max((sequence_of(record) for record in flight), default=0)
     return bytes((ALERT,)) + b"\xfe\xfd\0\0" + sequence.to_bytes(6, "big") + b"\0\2" + alert
+
+
+def _is_too_long(record: bytes) -> bool:
+    """Return whether a record announces a message that is longer than any a client has to send.
+
+    OpenSSL makes room for whole messages, ten of them ahead: a few bytes of each would cost a megabyte.
+    """
+    at = HEADER_BYTES
+    while at < len(record):
+        if int.from_bytes(record[at + 1 : at + 4], "big") > MESSAGE_LIMIT:
+            return True
+        at += 12 + int.from_bytes(record[at + 9 : at + 12], "big")
+    return False

@@ -239,7 +239,6 @@ def test_fragments_that_contradict_each_other_cost_little(coaps: CoapsServer, vi
     assert coaps.memory() - before < 8 * MEGABYTE  # twenty Connections and what they may keep
 
 
-@pytest.mark.xfail(strict=True, reason="OpenSSL keeps ten messages of 100 kB ahead: seen to cost 1.2 MB a peer")
 def test_messages_to_come_do_not_make_a_peer_dear(coaps: CoapsServer, victims: Victims) -> None:
     """A byte in every page of long messages that are announced: a peer stays as cheap as an honest one, nearly."""
     peers, before = 20, coaps.memory()
