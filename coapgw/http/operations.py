@@ -10,9 +10,10 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import attrs
 
-from coapgw.http.json_text import Json, parse_json, write_json
+from coapgw.http.json_text import parse_json, write_json
 from coapgw.http.refusals import BodyTooLarge, MethodRefused, Mistake, PathUnknown, RequestInvalid
 from coapgw.http.schema import Schema, expect, unchecked_words
+from coapgw.json_text import Json
 
 BODY_BYTES: Final = 64 * 1024
 LARGE_BODY_BYTES: Final = 4 * 1024 * 1024  # jobs and imports

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from coapgw.http.json_text import Json
 from coapgw.http.refusals import Mistake, RequestInvalid
+from coapgw.json_text import Json
 
 Schema: TypeAlias = Mapping[str, Any]
 """A schema as OpenAPI shows it."""
