@@ -78,3 +78,18 @@ class BrokerCounters:
     dropped: int = 0  # because a client was slow or away too long
     not_retained: int = 0  # for want of room
     ended_sessions: int = 0  # of clients that were away, for want of room
+
+
+@attrs.define
+class BridgeCounters:
+    """The bridge to another broker; messages unless said otherwise."""
+
+    connections: int = 0  # that the broker accepted
+    failed_attempts: int = 0  # connections that did not come about, or that the broker refused
+    published: int = 0  # sent for the first time
+    repeated: int = 0  # sent again on a later connection, or after a refusal
+    acknowledged: int = 0
+    refused: int = 0  # by the broker, final or not
+    set_aside: int = 0  # given up and kept as dead letters
+    unmatched: int = 0  # acknowledgements of nothing
+    pump_errors: int = 0  # our own fault

@@ -33,6 +33,7 @@ from coapgw.mqtt.packets import (
     encode_publish,
 )
 from coapgw.mqtt.parser import Parser
+from coapgw.mqtt.reasons import refusal
 
 ANSWER_SECONDS: Final = 30.0  # for CONNACK and PINGRESP, before the connection is given up
 
@@ -49,8 +50,8 @@ class ClientEvents(Protocol):
     def received(self, message: Publish) -> None:
         """A message came; a QoS 1 message is acknowledged when this returns."""
 
-    def acknowledged(self, packet_id: int) -> None:
-        """The broker has taken responsibility for a QoS 1 message."""
+    def acknowledged(self, packet_id: int, reason: int) -> None:
+        """The broker has taken responsibility for a QoS 1 message, or refused it: *reason* is 0x80 or above."""
 
     def subscribed(self, packet_id: int, codes: Sequence[int]) -> None:
         """The broker answered a SUBSCRIBE, a QoS or 0x80 for each filter."""
@@ -66,7 +67,8 @@ class MqttClient:
         on_output: called when there are bytes to send after there were none.
         max_packet: bytes of the largest packet that is taken from the broker.
 
-    ``closing`` turns True when the connection is to be closed, after ``data_to_send`` was written.
+    ``closing`` turns True when the connection is to be closed, after ``data_to_send`` was written; ``failure`` then
+    says why, unless we wanted it.
     """
 
     settings: Connect
@@ -74,6 +76,7 @@ class MqttClient:
     on_output: Callable[[], None]
     max_packet: int = REMAINING_LENGTH_LIMIT + 5
     closing: bool = False
+    failure: str | None = None
     is_connected: bool = False
     unacknowledged: set[int] = attrs.Factory(set)
     _outbox: Outbox = attrs.field(init=False)
@@ -106,7 +109,7 @@ class MqttClient:
         """Ask for topics no more."""
         self._outbox.append(encode(Unsubscribe(self._next_id(), tuple(filters))))
 
-    def publish(self, topic: bytes, payload: bytes, qos: int = 0, retain: bool = False, dup: bool = False) -> int:
+    def publish(self, topic: bytes, payload: bytes, qos: int = 0, retain: bool = False) -> int:
         """Send a message at QoS 0 or 1; return its packet identifier, 0 at QoS 0.
 
         How many are unacknowledged at a time is the caller's window.
@@ -115,8 +118,16 @@ class MqttClient:
         if qos:
             packet_id = self._next_id()
             self.unacknowledged.add(packet_id)
-        self._outbox.append(encode_publish(topic, payload, qos, retain, dup, packet_id))
+        self._outbox.append(encode_publish(topic, payload, qos, retain, False, packet_id))
         return packet_id
+
+    def publish_again(self, packet_id: int, topic: bytes, payload: bytes, dup: bool) -> None:
+        """Send a QoS 1 message of an earlier connection under its packet identifier, which is free on this one.
+
+        Before anything new is published, so that its identifier is not taken.
+        """
+        self.unacknowledged.add(packet_id)
+        self._outbox.append(encode_publish(topic, payload, 1, False, dup, packet_id))
 
     def disconnect(self) -> None:
         """Leave in peace: no will is published."""
@@ -151,12 +162,11 @@ class MqttClient:
                     self._received(packet)
                 elif isinstance(packet, PubAck):
                     self.unacknowledged.discard(packet.packet_id)
-                    self.events.acknowledged(packet.packet_id)
+                    self.events.acknowledged(packet.packet_id, 0)
                 else:
                     self._control_packet(packet)
-        except MqttFormatError:
-            self.closing = True
-            self.on_output()
+        except MqttFormatError as wrong:
+            self._fail(f"the broker sent what is no MQTT: {wrong.reason}")
 
     def next_timer(self) -> float | None:
         """Return the ``now`` at which ``handle_timer`` is due."""
@@ -170,11 +180,15 @@ class MqttClient:
         if due is None or now < due:
             return
         if self._answer_due is not None:
-            self.closing = True
-            self.on_output()
+            self._fail(f"the broker did not answer within {ANSWER_SECONDS:.0f} s")
             return
         self._answer_due = now + ANSWER_SECONDS
         self._outbox.append(encode(PingReq()))
+
+    def _fail(self, failure: str) -> None:
+        self.failure = failure
+        self.closing = True
+        self.on_output()
 
     def _next_id(self) -> int:
         while True:
@@ -197,9 +211,8 @@ class MqttClient:
                     self.is_connected = True
                     self.events.connected(session_present)
                 else:
-                    self.closing = True
+                    self._fail(f"the broker refused the connection: {refusal(code)}")
                     self.events.refused(code)
-                    self.on_output()
             case PingResp() if self.is_connected:
                 self._answer_due = None
             case SubAck(packet_id, codes) if self.is_connected:

@@ -66,6 +66,16 @@ class MqttClientProtocol(Protocol):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self._lost
+
+    def abort(self) -> None:
+        """Close at once."""
+        transport: Any = self.transport
+        transport.abortConnection()
+
     def pauseProducing(self) -> None:
         """The transport's buffer is full."""
         self.client.pause()
@@ -167,7 +177,7 @@ class MqttSubscriber:
         """Pass a message on."""
         self._on_message(message.topic, message.payload)
 
-    def acknowledged(self, packet_id: int) -> None:
+    def acknowledged(self, packet_id: int, reason: int) -> None:
         """Nothing is published here."""
 
     def subscribed(self, packet_id: int, codes: Sequence[int]) -> None:
