@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ from coapgw import __version__
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
-from coapgw.config import Config, Engine, MqttMode, PayloadForm
+from coapgw.config import BridgeSection, Config, Engine, MqttMode, PayloadForm
 from coapgw.config_values import ListenAddress
 from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress
@@ -38,11 +39,15 @@ from coapgw.gateway.envelope import MessageIds
 from coapgw.gateway.resources import make_root
 from coapgw.gateway.uplink import Uplink, UplinkSettings
 from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
+from coapgw.mqtt.bridge import BridgeLink, BridgeSettings
 from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publisher import Publisher
+from coapgw.net.broker_address import BrokerAddress, user_of
 from coapgw.net.mqtt import BrokerPump, MqttServerFactory
+from coapgw.net.mqtt_bridge import Bridge
 from coapgw.net.udp import CoapPort
+from coapgw.storage.client_id import kept_client_id
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
@@ -69,6 +74,10 @@ def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAP
     if reactor is None:
         from twisted.internet import reactor
     mistakes = [sentence for absent, sentence in _not_built(config) if absent]
+    broker_address = None
+    if config.mqtt.mode is MqttMode.BRIDGE:
+        broker_address = _broker_address(config.mqtt.bridge)
+        mistakes += broker_address.mistakes()
     embedded = config.mqtt.embedded
     users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in embedded.users]
     try:
@@ -77,13 +86,21 @@ def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAP
         raise ConfigurationInvalid([*mistakes, f"mqtt.embedded.users: {refused}"]) from None
     if mistakes:
         raise ConfigurationInvalid(mistakes)
-    return Gateway(config, reactor, access, mount or {})
+    return Gateway(config, reactor, access, mount or {}, broker_address)
 
 
 def _not_built(config: Config) -> Iterator[tuple[bool, str]]:
     """Yield what a configuration may ask for in vain, and how that is said."""
-    yield config.mqtt.mode is MqttMode.BRIDGE, 'mqtt.mode: "bridge" is not in this version yet, only "embedded"'
     yield config.mqtt.embedded.engine is Engine.AMQTT, 'mqtt.embedded.engine: "amqtt" is not in this version yet'
+
+
+def _broker_address(bridge: BridgeSection) -> BrokerAddress:
+    """Return where the bridge's broker is; twistd changes its directory before we read the files."""
+    files = {
+        name: Path(value).absolute() if (value := getattr(bridge, name)) else None
+        for name in ("password_file", "ca_file", "cert_file", "key_file")
+    }
+    return BrokerAddress.at(bridge.url, verify=bridge.verify, **files)
 
 
 def _now_ms() -> int:
@@ -107,14 +124,23 @@ class Gateway(MultiService):
 
     log = Logger()
 
-    def __init__(self, config: Config, reactor: Any, access: AccessList, mount: Mapping[str, CoAPResource]) -> None:
-        """Remember what to build."""
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        access: AccessList,
+        mount: Mapping[str, CoAPResource],
+        broker_address: BrokerAddress | None = None,
+    ) -> None:
+        """Remember what to build; with a *broker_address* a bridge to it instead of the embedded broker."""
         super().__init__()
         self.config = config
         self._data = config.data.absolute()  # twistd changes its directory before it starts us
         self._reactor = reactor
         self._access = access
         self._mount = mount
+        self._broker_address = broker_address
+        self.bridge: Bridge | None = None
         self._closing: list[Callable[[], object]] = []
         self.coap_ports: list[CoapPort] = []
         self.ports: dict[str, Any] = {}
@@ -128,7 +154,12 @@ class Gateway(MultiService):
             self._open_storage()
             self._forget_ports()
             self._closing.append(self._forget_ports)
-            self._build_mqtt()
+            self.publisher = Publisher(self.spool, self._reactor, self._published)
+            if self._broker_address is not None:
+                self._build_bridge(self._broker_address)
+            else:
+                self._build_mqtt()
+            self._closing.append(self.publisher.stop)
             self._build_coap()
             self._listen()
         except OSError as refused:
@@ -169,10 +200,34 @@ class Gateway(MultiService):
         known_clients = self.broker.restore(self.sessions.load(), time.monotonic())
         self._broker_pump = BrokerPump(self.broker, self._reactor)
         self._closing.append(self._broker_pump.stop)
-        self.publisher = Publisher(self.spool, self._reactor, self._published)
-        self._closing.append(self.publisher.stop)
-        self.link = EmbeddedLink(self.broker, self.publisher, time.monotonic, lambda: self.spool.fill)
+        self.link: EmbeddedLink | BridgeLink = EmbeddedLink(
+            self.broker, self.publisher, time.monotonic, lambda: self.spool.fill
+        )
         self.link.hold(known_clients, time.monotonic())
+        self._tick_mqtt = self.link.handle_timer
+
+    def _build_bridge(self, address: BrokerAddress) -> None:
+        """Build the way out to another broker."""
+        bridge = self.config.mqtt.bridge
+        settings = BridgeSettings(
+            bridge.client_id or kept_client_id(self._data, os.urandom),
+            user_of(bridge.url),
+            clean_session=bridge.clean_session,
+            keepalive=bridge.keepalive,
+            window=bridge.window,
+            expiry_seconds=bridge.expiry_seconds,
+            version=bridge.version,
+        )
+        self.link = BridgeLink(self.publisher, settings, time.monotonic)
+        self.bridge = Bridge(
+            self._reactor,
+            self.link,
+            address,
+            random=SystemRandom().random,
+            oldest_waiting=lambda: self.publisher.oldest_received,
+        )
+        self._closing.append(self.bridge.stop)
+        self._tick_mqtt = self.bridge.handle_timer
 
     def _connections_possible(self, asked: int) -> int:
         """Return how many clients the files that this process may open leave room for; ask for more files before."""
@@ -224,7 +279,8 @@ class Gateway(MultiService):
         """Bind every socket: MQTT first, so that nothing is acknowledged before there is a way out."""
         config, reactor = self.config, self._reactor
         self.coap_ports = []
-        self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
+        brokers = config.mqtt.embedded.listen if self.bridge is None else ()
+        self.mqtt_ports = [self._listen_mqtt(address) for address in brokers]
         for address in config.coap.listen:
             host = "127.0.0.1" if address.host == "localhost" else address.host  # Twisted binds UDP to figures only
             port = CoapPort(address.port, host, self._layer, reactor, receive_buffer=config.coap.receive_buffer)
@@ -232,6 +288,8 @@ class Gateway(MultiService):
             self._closing.append(port.stopListening)
             self.coap_ports.append(port)
         self.publisher.start(self.link)
+        if self.bridge is not None:
+            self.bridge.start()
         ticking = LoopingCall(self._tick)
         ticking.clock = reactor
         ticking.start(TICK_SECONDS, now=False)
@@ -279,7 +337,8 @@ class Gateway(MultiService):
     def _tick(self) -> None:
         """Do what is to be looked at once a second."""
         self.uplink.handle_timer()
-        self.link.handle_timer()
+        self._tick_mqtt()
+        self.spool.look_at_requests()
 
     # ------------------------------------------------------------------ stop
 
@@ -291,6 +350,9 @@ class Gateway(MultiService):
                 port.stopReading()
             yield self.spool.flush().addErrback(self._not_closed)
             self.publisher.stop()
+            if self.bridge is not None:
+                yield self.bridge.drain()
+                self.publisher.stop()
             yield self.spool.close()
             for port in self.coap_ports:
                 port.flush()
