@@ -58,7 +58,7 @@ class GatewayProcess:
 
     def start(self) -> GatewayProcess:
         """Start it and wait until it is ready."""
-        coap, port = (self.ports["coap"][0], self.ports["mqtt"][0]) if self.ports else (0, 0)
+        coap, port = (self.ports["coap"][0], (self.ports["mqtt"] or [0])[0]) if self.ports else (0, 0)
         settings = [f"coap.listen=['127.0.0.1:{coap}']", f"mqtt.embedded.listen=['127.0.0.1:{port}']", *self.settings]
         options = [argument for setting in settings for argument in ("--set", setting)]
         command = [*(self._limit or []), *TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options]
