@@ -27,8 +27,10 @@ from coapgw.interfaces import IBrokerLink, IDelivery
 from coapgw.metrics import BridgeCounters
 from coapgw.model import Spooled
 from coapgw.mqtt.client import MqttClient
-from coapgw.mqtt.packets import LEVEL_3_1_1, LEVEL_5, REMAINING_LENGTH_LIMIT, Connect, Publish
-from coapgw.mqtt.reasons import FAILURE, FINAL_REFUSALS, refusal
+from coapgw.mqtt.packet_types import encoded_length, encoded_text
+from coapgw.mqtt.packets import LEVEL_3_1_1, LEVEL_5, REFUSED_VERSION, REMAINING_LENGTH_LIMIT, Connect, Publish
+from coapgw.mqtt.properties import NO_PROPERTIES, Properties
+from coapgw.mqtt.reasons import FAILURE, FINAL_REFUSALS, UNSUPPORTED_VERSION, refusal
 
 RETRIES: Final = 4  # of a refused message, after 1, 2, 4 and 8 seconds
 RETRY_SECONDS: Final = 1.0
@@ -36,6 +38,7 @@ WAITING_LIMIT: Final = 1_000  # messages that wait behind refused ones; beyond t
 FRUITLESS_CONNECTIONS: Final = 2  # that ended before anything was acknowledged: then one message at a time
 STRIKES: Final = 5  # a message that is alone in flight when the broker closes this many times is set aside
 STRIKE_SECONDS: Final = 5.0  # a broker closes sooner than that because of what it was sent
+SESSION_SECONDS: Final = 604_800  # a broker of MQTT 5 remembers us for a week
 LARGEST_PACKET: Final = REMAINING_LENGTH_LIMIT + 5
 
 
@@ -90,7 +93,8 @@ class BridgeLink:
 
     The owner tells of each connection: ``connection_opened``, the client's events, ``connection_lost``; and calls
     ``refill`` after it handed bytes in or took some out.  ``has_progress``: the broker acknowledged something on the
-    latest connection.
+    latest connection.  ``falls_back``: the next attempt is one with MQTT 3.1.1, because the last one may have failed for
+    want of it; it need not wait.
     """
 
     def __init__(
@@ -111,11 +115,15 @@ class BridgeLink:
         self._overdue: deque[Spooled] = deque()  # taken from the publisher already, to be sent before anything new
         self._refused: dict[str, _Refused] = {}  # by ICCID
         self._behind = 0  # messages in _refused
-        self._window = 0
+        self._window = self._full_window = 0
         self._dup = False
         self._room = 0  # the window, or 0 while something goes before new messages
         self._largest = LARGEST_PACKET
+        expiry = settings.expiry_seconds
+        self._expiry = b"\x02" + expiry.to_bytes(4, "big") if expiry else b""
         self._level = LEVEL_3_1_1 if settings.version is BridgeVersion.V3_1_1 else LEVEL_5
+        self._is_5_unknown = False
+        self.falls_back = False
         self.has_progress = False
         self._fruitless = 0
         self._strikes = 0
@@ -143,7 +151,13 @@ class BridgeLink:
     def connect_packet(self, password: bytes | None) -> Connect:
         """Return what the next connection begins with."""
         settings = self.settings
-        return Connect(settings.client_id, settings.clean_session, settings.keepalive, None, settings.user, password)
+        properties = NO_PROPERTIES
+        if self._level == LEVEL_5 and not settings.clean_session:
+            properties = Properties(session_expiry=SESSION_SECONDS)
+        return Connect(
+            *(settings.client_id, settings.clean_session, settings.keepalive, None, settings.user, password),
+            *(self._level, properties),
+        )
 
     def connection_opened(self, client: MqttClient) -> None:
         """Use *client* from now on; it has not sent its CONNECT yet."""
@@ -154,7 +168,16 @@ class BridgeLink:
         """Send again what is in flight, then what waits."""
         self.counters.connections += 1
         self._dup = session_present  # a broker that has forgotten us gets a new message, not a repeat (section 3.3.1.1)
-        self._window = self.settings.window if self._fruitless < FRUITLESS_CONNECTIONS else 1
+        client = self._client
+        assert client is not None
+        assert client.answer is not None
+        limits = client.answer.properties
+        self._largest = min(LARGEST_PACKET, limits.maximum_packet_size or LARGEST_PACKET)
+        self._full_window = min(self.settings.window, limits.receive_maximum or self.settings.window)
+        self._window = self._full_window if self._fruitless < FRUITLESS_CONNECTIONS else 1
+        if limits.maximum_qos == 0:
+            client.fail("the broker takes no QoS 1: nothing would be safe with it")
+            return
         self._again = deque(self._in_flight)
         self.refill()
 
@@ -163,7 +186,10 @@ class BridgeLink:
         client, self._client = self._client, None
         self._again.clear()
         self._room = 0
-        if client is None or not client.is_connected:
+        if client is None:
+            return
+        self._choose_version(client)
+        if not client.is_connected:
             return
         if self.has_progress or not client.unacknowledged:
             self._fruitless = self._strikes = 0
@@ -171,6 +197,20 @@ class BridgeLink:
         self._fruitless += 1
         if len(client.unacknowledged) == 1 and self._clock() - self._last_sent < STRIKE_SECONDS:
             self._strike(*client.unacknowledged)
+
+    def _choose_version(self, client: MqttClient) -> None:
+        """See which MQTT to try next: 5, unless the broker said that it does not know it, or closed without a word."""
+        if self.settings.version is not BridgeVersion.AUTO or self._is_5_unknown:
+            return
+        said = client.answer.code if client.answer is not None else None
+        if client.settings.level == LEVEL_5 and said in (UNSUPPORTED_VERSION, REFUSED_VERSION):
+            self._is_5_unknown = True
+            self._level = LEVEL_3_1_1
+        elif client.settings.level == LEVEL_5 and said is None:
+            self._level = LEVEL_3_1_1
+        else:
+            self._level = LEVEL_5
+        self.falls_back = self._level == LEVEL_3_1_1
 
     def _strike(self, packet_id: int) -> None:
         """Suspect a message at which the broker closed the connection, and set it aside if that is no coincidence."""
@@ -191,9 +231,13 @@ class BridgeLink:
         while self._again and len(client.unacknowledged) < self._window and not client.is_full:
             packet_id = self._again.popleft()
             message = self._in_flight[packet_id]
+            properties = self._properties(message)
+            if self._is_too_large(message, properties):
+                del self._in_flight[packet_id]
+                continue
             self.counters.repeated += 1
             self._last_sent = self._clock()
-            client.publish_again(packet_id, message.topic, message.payload, self._dup)
+            client.publish_again(packet_id, message.topic, message.payload, self._dup, properties)
         while self._overdue and not self._again and len(self._in_flight) < self._window and not client.is_full:
             self.deliver(self._overdue.popleft())
         self._make_room()
@@ -215,7 +259,7 @@ class BridgeLink:
         if not self.has_progress:
             self.has_progress = True
             self._fruitless = 0
-            self._window = max(self._window, self.settings.window)
+            self._window = self._full_window
         if reason >= FAILURE:
             self.counters.refused += 1
             self._was_refused(message, reason)
@@ -260,6 +304,12 @@ class BridgeLink:
         return min(taken, default=None)
 
     @property
+    def version(self) -> BridgeVersion:
+        """Which MQTT the connection speaks, or the next one will try."""
+        level = self._client.settings.level if self._client is not None else self._level
+        return BridgeVersion.V5 if level == LEVEL_5 else BridgeVersion.V3_1_1
+
+    @property
     def in_flight(self) -> int:
         """How many messages the broker owes an acknowledgement for."""
         return len(self._in_flight)
@@ -302,6 +352,38 @@ class BridgeLink:
     def _send(self, message: Spooled) -> None:
         client = self._client
         assert client is not None
+        properties = self._properties(message)
+        if self._is_too_large(message, properties):
+            return
         self.counters.published += 1
         self._last_sent = self._clock()
-        self._in_flight[client.publish(message.topic, message.payload, 1)] = message
+        self._in_flight[client.publish(message.topic, message.payload, 1, False, properties)] = message
+
+    def _properties(self, message: Spooled) -> bytes:
+        """Return what MQTT 5 says beside a message, encoded: its expiry and who sent it, for consumers of raw payloads."""
+        client = self._client
+        if client is None or client.settings.level != LEVEL_5:
+            return b""
+        received = b"%d" % message.received
+        block = b"".join(
+            (
+                self._expiry,
+                b"\x26\0\5iccid",
+                encoded_text(message.iccid.encode()),
+                b"\x26\0\2id",
+                encoded_text(message.message_id.encode()),
+                b"\x26\0\x08received",
+                encoded_text(received),
+            )
+        )
+        return encoded_length(len(block)) + block
+
+    def _is_too_large(self, message: Spooled, properties: bytes) -> bool:
+        """Set a message aside that is larger than the broker takes; return whether it is."""
+        size = len(message.topic) + len(message.payload) + len(properties) + 4
+        size += 1 + len(encoded_length(min(size, REMAINING_LENGTH_LIMIT)))
+        if size <= self._largest:
+            return False
+        self._set_aside(message, f"a packet of {size} bytes, the broker takes {self._largest}")
+        self._release(message)
+        return True

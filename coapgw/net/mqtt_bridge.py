@@ -143,6 +143,7 @@ class Bridge:
         self._protocol: BridgeProtocol | None = None
         self._attempt: Deferred[Any] | None = None
         self._delayed: IDelayedCall | None = None
+        self._fell_back = False
         self._attempts = 0  # since the last good connection
         self._connected_at: float | None = None
         self._since = clock()
@@ -227,7 +228,11 @@ class Bridge:
             self._since = self._clock()
             self._failure = self._told_failure = None
             self._told_at = self._connected_at
-            self.log.info("the MQTT bridge is connected to {broker}", broker=self._address)
+            self.log.info(
+                "the MQTT bridge is connected to {broker} (MQTT {version})",
+                broker=self._address,
+                version=self.link.version.value,
+            )
         self.link.refill()
 
     def lost(self, protocol: BridgeProtocol, reason: Failure) -> None:
@@ -249,6 +254,11 @@ class Bridge:
                 self._delayed = None
             self._stopped.callback(None)
             return
+        if self.link.falls_back and not self._fell_back:
+            self._fell_back = True
+            self._delayed = self._reactor.callLater(0, self._connect)
+            return
+        self._fell_back = False
         self._failure = failure
         self._tell()
         longest = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** min(self._attempts, 10))

@@ -45,7 +45,10 @@ class Mosquitto:
         settings = directory / "mosquitto.conf"
         queues = ["max_queued_messages 0", "max_inflight_messages 1000"]
         user = [f"user {os.environ.get('USER', 'root')}"] if os.getuid() == 0 else []
-        settings.write_text("\n".join([*user, *queues, f"persistence_location {directory}/", f"listener {self.port} 127.0.0.1", *lines]) + "\n")
+        settings.write_text(
+            "\n".join([*user, *queues, f"persistence_location {directory}/", f"listener {self.port} 127.0.0.1", *lines])
+            + "\n"
+        )
         self._command = [program, "-v", "-c", str(settings)]
         self._process: subprocess.Popen[bytes] | None = None
 
