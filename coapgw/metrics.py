@@ -91,5 +91,4 @@ class BridgeCounters:
     acknowledged: int = 0
     refused: int = 0  # by the broker, final or not
     set_aside: int = 0  # given up and kept as dead letters
-    unmatched: int = 0  # acknowledgements of nothing
     pump_errors: int = 0  # our own fault

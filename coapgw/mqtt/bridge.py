@@ -93,8 +93,8 @@ class BridgeLink:
 
     The owner tells of each connection: ``connection_opened``, the client's events, ``connection_lost``; and calls
     ``refill`` after it handed bytes in or took some out.  ``has_progress``: the broker acknowledged something on the
-    latest connection.  ``falls_back``: the next attempt is one with MQTT 3.1.1, because the last one may have failed for
-    want of it; it need not wait.
+    latest connection.  ``falls_back``: the last one may have failed because it spoke MQTT 5; the next attempt speaks
+    3.1.1, and need not wait.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class BridgeLink:
     def connection_opened(self, client: MqttClient) -> None:
         """Use *client* from now on; it has not sent its CONNECT yet."""
         self._client = client
-        self.has_progress = False
+        self.has_progress = self.falls_back = False
 
     def connected(self, session_present: bool) -> None:
         """Send again what is in flight, then what waits."""
@@ -226,7 +226,7 @@ class BridgeLink:
     def refill(self) -> None:
         """Send what there is room for, and ask the publisher for more."""
         client = self._client
-        if client is None or not client.is_connected:
+        if client is None or not client.is_connected or client.closing:
             return
         while self._again and len(client.unacknowledged) < self._window and not client.is_full:
             packet_id = self._again.popleft()
@@ -252,10 +252,7 @@ class BridgeLink:
 
     def acknowledged(self, packet_id: int, reason: int) -> None:
         """Settle a message, or see what is to become of one that was refused."""
-        message = self._in_flight.pop(packet_id, None)
-        if message is None:
-            self.counters.unmatched += 1
-            return
+        message = self._in_flight.pop(packet_id)
         if not self.has_progress:
             self.has_progress = True
             self._fruitless = 0
@@ -271,8 +268,7 @@ class BridgeLink:
             self._release(message)
 
     def refused(self, code: int) -> None:
-        """Take note that the broker refused the connection."""
-        self.counters.failed_attempts += 1
+        """Nothing: ``connection_lost`` follows."""
 
     def received(self, message: Publish) -> None:
         """Nothing is subscribed to here."""
@@ -360,7 +356,7 @@ class BridgeLink:
         self._in_flight[client.publish(message.topic, message.payload, 1, False, properties)] = message
 
     def _properties(self, message: Spooled) -> bytes:
-        """Return what MQTT 5 says beside a message, encoded: its expiry and who sent it, for consumers of raw payloads."""
+        """Return what MQTT 5 says beside a message, encoded: its expiry, and for raw payloads who sent it."""
         client = self._client
         if client is None or client.settings.level != LEVEL_5:
             return b""

@@ -70,7 +70,7 @@ class MqttClient:
         max_packet: bytes of the largest packet that is taken from the broker.
 
     ``closing`` turns True when the connection is to be closed, after ``data_to_send`` was written; ``failure`` then
-    says why, unless we wanted it.  ``answer`` is the CONNACK, with the broker's limits.  ``answer`` is the CONNACK, whose properties hold the broker's limits.
+    says why, unless we wanted it.  ``answer`` is the CONNACK, whose properties hold the broker's limits.
     """
 
     settings: Connect
@@ -175,8 +175,9 @@ class MqttClient:
                 if isinstance(packet, Publish):
                     self._received(packet)
                 elif isinstance(packet, PubAck):
-                    self.unacknowledged.discard(packet.packet_id)
-                    self.events.acknowledged(packet.packet_id, packet.reason)
+                    if packet.packet_id in self.unacknowledged:
+                        self.unacknowledged.remove(packet.packet_id)
+                        self.events.acknowledged(packet.packet_id, packet.reason)
                 else:
                     self._control_packet(packet)
         except MqttFormatError as wrong:

@@ -143,7 +143,6 @@ class Bridge:
         self._protocol: BridgeProtocol | None = None
         self._attempt: Deferred[Any] | None = None
         self._delayed: IDelayedCall | None = None
-        self._fell_back = False
         self._attempts = 0  # since the last good connection
         self._connected_at: float | None = None
         self._since = clock()
@@ -245,20 +244,20 @@ class Bridge:
             self._since = self._clock()
             if self.monotonic() - connected_at >= STABLE_SECONDS or self.link.has_progress:
                 self._attempts = 0
-        self._not_connected(client.failure or self._address.sentence(reason))
+        else:
+            self.link.counters.failed_attempts += 1
+        self._not_connected(client.failure or self._address.sentence(reason), self.link.falls_back)
 
-    def _not_connected(self, failure: str) -> None:
+    def _not_connected(self, failure: str, at_once: bool = False) -> None:
         if self._stopped is not None:
             if self._delayed is not None:
                 self._delayed.cancel()
                 self._delayed = None
             self._stopped.callback(None)
             return
-        if self.link.falls_back and not self._fell_back:
-            self._fell_back = True
+        if at_once:
             self._delayed = self._reactor.callLater(0, self._connect)
             return
-        self._fell_back = False
         self._failure = failure
         self._tell()
         longest = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** min(self._attempts, 10))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,6 +78,10 @@ def test_what_only_5_has_cannot_be_written_as_3_1_1() -> None:
         encode(Connect("a", level=5))
 
 
+def _properties(given: dict[str, Any]) -> Properties:
+    return Properties(**given)
+
+
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 texts = names.map(str.encode)
 messages = st.fixed_dictionaries(
@@ -89,7 +95,7 @@ messages = st.fixed_dictionaries(
         "topic_alias": st.none() | st.integers(1, 65_535),
         "user_properties": st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
     }
-).map(lambda given: Properties(**given))
+).map(_properties)
 
 
 @given(messages, st.binary(max_size=50))
