@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -69,6 +70,11 @@ class Mosquitto:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def reload(self) -> None:
+        """Have it read its rules again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         """End it, if it runs."""

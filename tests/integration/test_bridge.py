@@ -169,6 +169,58 @@ def test_a_refused_password_is_said_and_one_that_is_put_right_is_used(
     assert "-one" not in gateway.log.read_text()
 
 
+def test_a_refused_message_is_set_aside_and_can_be_requeued_while_the_gateway_runs(
+    tmp_path: Path, start_mosquitto: BrokerStart, start_gateway: GatewayStart
+) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text("topic deny +/secret\ntopic readwrite #\n")
+    broker = start_mosquitto(*OPEN, f"acl_file {rules}")
+    subscriber = Subscriber(broker.port)
+    gateway = start_gateway(f"mqtt://127.0.0.1:{broker.port}")
+    with Device(ADDRESSES[0], gateway.coap) as device:
+        device.post(b"one", b"t=open")
+        device.post(b"two", b"t=secret")
+        device.post(b"three", b"t=open")
+    until(lambda: _payloads(subscriber) == [b"one", b"three"])
+    until(lambda: '"deadMessages": 1' in coapgw(gateway.data, "--json", "spool", "status"))
+    assert "not authorised (0x87)" in coapgw(gateway.data, "spool", "dead", "list")
+    rules.write_text("topic readwrite #\n")
+    broker.reload()
+    assert '"done": true' in coapgw(gateway.data, "--json", "spool", "dead", "requeue", "--all")
+    until(lambda: _payloads(subscriber) == [b"one", b"three", b"two"])
+    assert '"deadMessages": 0' in coapgw(gateway.data, "--json", "spool", "status")
+    subscriber.close()
+
+
+def test_a_message_larger_than_the_broker_takes_does_not_block_the_others(
+    start_mosquitto: BrokerStart, start_gateway: GatewayStart
+) -> None:
+    broker = start_mosquitto(*OPEN, "max_packet_size 1000")
+    subscriber = Subscriber(broker.port)
+    gateway = start_gateway(f"mqtt://127.0.0.1:{broker.port}")
+    _post(gateway, b"one")
+    with Device(ADDRESSES[0], gateway.coap) as device:
+        device.post(bytes(1100))
+    _post(gateway, b"two")
+    until(lambda: _payloads(subscriber) == [b"one", b"two"], 20)
+    until(lambda: "the broker takes 1000" in coapgw(gateway.data, "spool", "dead", "list"))
+    subscriber.close()
+
+
+def test_a_message_of_mqtt_5_says_who_sent_it(start_mosquitto: BrokerStart, start_gateway: GatewayStart) -> None:
+    broker = start_mosquitto(*OPEN)
+    command = ["mosquitto_sub", "-p", str(broker.port), "-V", "5", "-q", "1", "-t", "+", "-C", "2", "-F", "%t %P"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as subscriber:
+        until(lambda: "Sending SUBACK" in broker.log.read_text())
+        gateway = start_gateway(f"mqtt://127.0.0.1:{broker.port}", "mqtt.bridge.expiry_seconds=100")
+        _post(gateway, b"x")
+        said, _ = subscriber.communicate(timeout=20)
+    (line,) = [line for line in said.splitlines() if line.startswith(f"{ICCIDS[0]} ")]
+    assert f"iccid:{ICCIDS[0]}" in line
+    assert "id:1-" in line
+    assert "received:1" in line
+
+
 class _Tls:
     """A mosquitto behind TLS, and the settings of a gateway that trusts its CA."""
 
