@@ -124,6 +124,7 @@ class BridgeLink:
         self._level = LEVEL_3_1_1 if settings.version is BridgeVersion.V3_1_1 else LEVEL_5
         self._is_5_unknown = False
         self.falls_back = False
+        self.last_refusal = ""  # why the latest message was set aside
         self.has_progress = False
         self._fruitless = 0
         self._strikes = 0
@@ -341,6 +342,7 @@ class BridgeLink:
 
     def _set_aside(self, message: Spooled, reason: str) -> None:
         self.counters.set_aside += 1
+        self.last_refusal = reason
         self._delivery.refused(message, reason)
 
     # ------------------------------------------------------------------ sending

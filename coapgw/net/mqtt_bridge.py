@@ -149,6 +149,8 @@ class Bridge:
         self._failure: str | None = None
         self._told_failure: str | None = None
         self._told_at: float | None = None
+        self._told_set_aside = 0
+        self._tell_set_aside_at = 0.0
         self._stopped: Deferred[None] | None = None
 
     # ------------------------------------------------------------------ start and stop
@@ -270,6 +272,7 @@ class Bridge:
         """Do what is to be looked at once a second."""
         self.link.handle_timer()
         self._tell()
+        self._tell_set_aside()
 
     def status(self) -> BridgeStatus:
         """Return how the bridge fares."""
@@ -301,6 +304,22 @@ class Bridge:
             seconds=self._clock() - self._since,
             reason=self._failure,
             age=age,
+        )
+
+    def _tell_set_aside(self) -> None:
+        """Say that messages were set aside: at once, and then once in a while how many more."""
+        more = self.link.counters.set_aside - self._told_set_aside
+        now = self.monotonic()
+        if not more or now < self._tell_set_aside_at:
+            return
+        self._told_set_aside += more
+        self._tell_set_aside_at = now + REMINDER_SECONDS
+        self.log.warn(
+            "{more} messages were refused by {broker} and set aside, the latest for this reason: {reason}; see "
+            "coapgw spool dead list",
+            more=more,
+            broker=self._address,
+            reason=self.link.last_refusal,
         )
 
 
