@@ -46,7 +46,7 @@ from coapgw.mqtt.packets import (
     UnsupportedConnect,
 )
 from coapgw.mqtt.properties import NO_PROPERTIES, decode_properties
-from coapgw.mqtt.reasons import PACKET_TOO_LARGE
+from coapgw.mqtt.reasons import NO_SUBSCRIBERS, PACKET_TOO_LARGE
 from coapgw.mqtt.topics import is_valid_topic
 from coapgw.mqtt.version_5 import DECODERS_5, Decoders, connect_fields
 
@@ -158,11 +158,11 @@ class Parser:
                 if topic not in known_topics and (topic or properties.topic_alias is None):
                     self.valid_topics.check(topic)
                 yield _new_tuple(Publish, (topic, data[at:end], qos, retain, dup, packet_id, properties))
-            elif first == 0x40 and length == 2:
+            elif first == 0x40 and (length == 2 or (length == 3 and is_5 and data[body + 2] == NO_SUBSCRIBERS)):
                 packet_id = data[body] << 8 | data[body + 1]
                 if not packet_id:
                     raise MqttFormatError("packet identifier 0")
-                yield _new_tuple(PubAck, (packet_id, 0, NO_PROPERTIES))
+                yield _new_tuple(PubAck, (packet_id, NO_SUBSCRIBERS if length == 3 else 0, NO_PROPERTIES))
             else:
                 _check_first_byte(first, decoders)
                 packet = decoders[first >> 4](data[body:end])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+NO_SUBSCRIBERS: Final = 0x10  # of a PUBLISH: accepted, and nobody wanted it
 FAILURE: Final = 0x80  # and above (MQTT 5 section 2.4)
 
 UNSPECIFIED_ERROR: Final = 0x80
