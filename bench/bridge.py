@@ -95,20 +95,9 @@ def end_to_end(place: Path, arguments: argparse.Namespace) -> None:
     imported: list[str | Path] = [*TOOL, "--data", place / "data", "device", "import", place / "devices.csv"]
     subprocess.run(imported, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     with mosquitto(place, 1) as port, gateway(place, 0, port, arguments.version) as server:
-        load: list[str | Path] = [
-            COAPLOAD,
-            "-p",
-            str(server.port),
-            "-n",
-            str(arguments.devices),
-            "-b",
-            SOURCES,
-            "--json",
-            "-m",
-            "2",
-        ]
-        load += ["--json", "-m", "2", "-P", "/", "-l", "16", "-w", "0", "-t", str(arguments.seconds), "-W", str(arguments.window)]
-        load += ["--server-pid", str(server.pid)]
+        load: list[str | Path] = [COAPLOAD, "-p", str(server.port), "-n", str(arguments.devices), "-b", SOURCES]
+        load += ["--json", "-m", "2", "-P", "/", "-l", "16", "-w", "0", "--server-pid", str(server.pid)]
+        load += ["-t", str(arguments.seconds), "-W", str(arguments.window)]
         for _ in range(2):  # the first time devices are introduced, which costs a message more
             begin, before = time.monotonic(), server.cpu_seconds()
             done = subprocess.run(pinned(1, load), check=True, stdout=subprocess.PIPE, text=True)

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import attrs
 
-from coapgw.mqtt.outbox import Outbox
+from coapgw.mqtt.outbox import FULL_BYTES, Outbox
 from coapgw.mqtt.packets import (
     ACCEPTED,
     LEVEL_5,
@@ -37,6 +37,8 @@ from coapgw.mqtt.parser import Parser
 from coapgw.mqtt.reasons import refusal
 from coapgw.mqtt.version_5 import encode_5
 
+LARGEST_PACKET: Final = REMAINING_LENGTH_LIMIT + 5
+ANSWERS_LIMIT: Final = 4 * FULL_BYTES  # bytes for a broker that sends, but takes nothing
 ANSWER_SECONDS: Final = 30.0  # for CONNACK and PINGRESP, before the connection is given up
 
 
@@ -76,7 +78,7 @@ class MqttClient:
     settings: Connect
     events: ClientEvents
     on_output: Callable[[], None]
-    max_packet: int = REMAINING_LENGTH_LIMIT + 5
+    max_packet: int = LARGEST_PACKET
     closing: bool = False
     failure: str | None = None
     is_connected: bool = False
@@ -217,6 +219,8 @@ class MqttClient:
     def _received(self, message: Publish) -> None:
         if not self.is_connected or message.qos == 2:  # it was never asked for
             raise MqttFormatError("PUBLISH before CONNACK, or at QoS 2")
+        if self._outbox.size > ANSWERS_LIMIT:
+            raise MqttFormatError("messages without end, and no acknowledgement is taken")
         self.events.received(message)
         if message.qos:
             self._outbox.append(encode_puback(message.packet_id))

@@ -6,6 +6,7 @@ One line when the state changes, and one every ``REMINDER_SECONDS`` while there 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -23,7 +24,11 @@ from coapgw.net.mqtt_client import MqttClientProtocol
 FIRST_DELAY_SECONDS: Final = 0.5  # doubled with each attempt, and multiplied by 0.5 to 1 at random
 LONGEST_DELAY_SECONDS: Final = 60.0
 STABLE_SECONDS: Final = 10.0  # a connection that lasted so long was a good one: begin with the first delay again
+USEFUL_ATTEMPTS: Final = 2  # one that was short, but on which something was acknowledged: up to 2 seconds
 REMINDER_SECONDS: Final = 300.0
+LINES: Final = 6  # in the log within REMINDER_SECONDS: a connection may come and go all the time
+CONNECTED: Final = "connected"  # a state, beside the reasons why there is no connection
+BROKER_PACKET_LIMIT: Final = 65_536  # bytes of a packet from the broker; acknowledgements have a few
 CHANGE_SECONDS: Final = 60.0  # from one line about another reason to the next
 STOP_SECONDS: Final = 1.0  # for the last acknowledgements
 
@@ -55,7 +60,8 @@ class BridgeProtocol(MqttClientProtocol):
     def __init__(self, bridge: Bridge, reactor: Any, password: bytes | None) -> None:
         """Made by Bridge for each attempt."""
         link = bridge.link
-        super().__init__(reactor, link.connect_packet(password), link, bridge.monotonic)
+        settings = link.connect_packet(password)
+        super().__init__(reactor, settings, link, bridge.monotonic, max_packet=BROKER_PACKET_LIMIT)
         self._bridge = bridge
 
     def connectionMade(self) -> None:
@@ -147,8 +153,8 @@ class Bridge:
         self._connected_at: float | None = None
         self._since = clock()
         self._failure: str | None = None
-        self._told_failure: str | None = None
-        self._told_at: float | None = None
+        self._told: str | None = None
+        self._said: deque[float] = deque(maxlen=LINES)
         self._told_set_aside = 0
         self._tell_set_aside_at = 0.0
         self._stopped: Deferred[None] | None = None
@@ -227,13 +233,8 @@ class Bridge:
         if self._connected_at is None and protocol is not None and protocol.client.is_connected:
             self._connected_at = self.monotonic()
             self._since = self._clock()
-            self._failure = self._told_failure = None
-            self._told_at = self._connected_at
-            self.log.info(
-                "the MQTT bridge is connected to {broker} (MQTT {version})",
-                broker=self._address,
-                version=self.link.version.value,
-            )
+            self._failure = None
+            self._tell()
         self.link.refill()
 
     def lost(self, protocol: BridgeProtocol, reason: Failure) -> None:
@@ -244,8 +245,10 @@ class Bridge:
         self.link.connection_lost()
         if connected_at is not None:
             self._since = self._clock()
-            if self.monotonic() - connected_at >= STABLE_SECONDS or self.link.has_progress:
+            if self.monotonic() - connected_at >= STABLE_SECONDS:
                 self._attempts = 0
+            elif self.link.has_progress:
+                self._attempts = min(self._attempts, USEFUL_ATTEMPTS)
         else:
             self.link.counters.failed_attempts += 1
         self._not_connected(client.failure or self._address.sentence(reason), self.link.falls_back)
@@ -286,14 +289,27 @@ class Bridge:
         )
 
     def _tell(self) -> None:
-        """Say that there is no connection, and why: at once if that is new, and again from time to time."""
-        if self._failure is None:
-            return
+        """Say what has changed, or again that there is no connection, unless much was said lately."""
         now = self.monotonic()
-        pause = CHANGE_SECONDS if self._failure != self._told_failure else REMINDER_SECONDS
-        if self._told_failure is not None and self._told_at is not None and now - self._told_at < pause:
+        state = CONNECTED if self._connected_at is not None else self._failure
+        if state is None or (state == self._told and state == CONNECTED):
             return
-        self._told_failure, self._told_at = self._failure, now
+        pause = REMINDER_SECONDS if state == self._told else CHANGE_SECONDS
+        if CONNECTED not in (state, self._told) and self._said and now - self._said[-1] < pause:
+            return
+        if len(self._said) == LINES and now - self._said[0] < REMINDER_SECONDS:
+            return
+        self._told = state
+        self._said.append(now)
+        if state == CONNECTED:
+            version = self.link.version.value
+            self.log.info(
+                "the MQTT bridge is connected to {broker} (MQTT {version})", broker=self._address, version=version
+            )
+        else:
+            self._tell_failure(state)
+
+    def _tell_failure(self, reason: str) -> None:
         status = self.status()
         age = "nothing waits"
         if status.oldest_received is not None:
@@ -302,7 +318,7 @@ class Bridge:
             "the MQTT bridge has had no connection to {broker} for {seconds:.0f} s: {reason}; {age}",
             broker=self._address,
             seconds=self._clock() - self._since,
-            reason=self._failure,
+            reason=reason,
             age=age,
         )
 

@@ -21,6 +21,7 @@ from coapgw.net.broker_address import BrokerAddress, CredentialsUnusable, user_o
 from coapgw.net.mqtt_bridge import (
     CHANGE_SECONDS,
     FIRST_DELAY_SECONDS,
+    LINES,
     LONGEST_DELAY_SECONDS,
     REMINDER_SECONDS,
     STABLE_SECONDS,
@@ -188,6 +189,49 @@ def test_the_log_says_a_change_once_and_is_calm_in_between() -> None:
         rig.bridge.handle_timer()
         assert len(_lines(events)) == count + 1
     assert "secret" not in str(events)
+
+
+def test_a_connection_that_comes_and_goes_does_not_fill_the_log() -> None:
+    with capturedLogs() as events:
+        rig = Rig().start()
+        for _ in range(50):
+            rig.connect()
+            rig.feed.add()
+            rig.feed.resume()
+            rig.say(*(PubAck(number) for number in range(1, 400)))
+            rig.lose()
+            rig.delay()
+            rig.bridge.handle_timer()
+    assert rig.reactor.seconds() < 110
+    assert len(_lines(events)) == LINES
+
+
+def test_what_was_set_aside_is_said_once_in_a_while() -> None:
+    with capturedLogs() as events:
+        rig = Rig().start().connect()
+        for _ in range(3):
+            rig.link.counters.set_aside += 5
+            rig.bridge.handle_timer()
+        rig.reactor.advance(REMINDER_SECONDS)
+        rig.bridge.handle_timer()
+    said = [formatEvent(event) for event in events if "were refused" in formatEvent(event)]
+    assert [line.partition(" ")[0] for line in said] == ["5", "10"]
+
+
+def test_a_broker_that_sends_and_never_reads_is_left() -> None:
+    rig = Rig().start().connect()
+    rig.protocol.pauseProducing()
+    flood = encode(Publish(b"t", b"x", 1, packet_id=7)) * 20_000
+    for _ in range(20):
+        rig._wire.dataReceived(flood)
+    assert rig.protocol.client.closing
+    assert "no acknowledgement is taken" in str(rig.protocol.client.failure)
+
+
+def test_a_broker_that_announces_a_huge_packet_is_left() -> None:
+    rig = Rig().start().connect()
+    rig._wire.dataReceived(b"\x30\xff\xff\xff\x7f")
+    assert rig.protocol.client.closing
 
 
 def test_the_status_tells_state_time_and_age() -> None:
