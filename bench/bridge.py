@@ -88,19 +88,29 @@ def drained(data: Path, still: float) -> bool:
     return True
 
 
-def end_to_end(place: Path, arguments: argparse.Namespace) -> None:
-    """Load a gateway and count what its CPU did until all of it was acknowledged by the broker."""
-    rows = [f"8988280666{index:09d},{ip}" for index, ip in enumerate(addresses(arguments.devices))]
+def register(place: Path, devices: int) -> None:
+    """Make a data directory that knows the load generator's devices."""
+    rows = [f"8988280666{index:09d},{ip}" for index, ip in enumerate(addresses(devices))]
     (place / "devices.csv").write_text("\n".join(["iccid,ip", *rows]) + "\n")
     imported: list[str | Path] = [*TOOL, "--data", place / "data", "device", "import", place / "devices.csv"]
     subprocess.run(imported, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+
+
+def load(server: Running, arguments: argparse.Namespace, seconds: float, *more: str) -> list[str]:
+    """Return the command of the load generator, beside the broker."""
+    command: list[str | Path] = [COAPLOAD, "-p", str(server.port), "-n", str(arguments.devices), "-b", SOURCES]
+    command += ["--json", "-m", "2", "-P", "/", "-l", "16", "-w", "0", "--server-pid", str(server.pid)]
+    return pinned(1, [*command, "-t", str(seconds), *more])
+
+
+def end_to_end(place: Path, arguments: argparse.Namespace) -> None:
+    """Load a gateway and count what its CPU did until all of it was acknowledged by the broker."""
+    register(place, arguments.devices)
     with mosquitto(place, 1) as port, gateway(place, 0, port, arguments.version) as server:
-        load: list[str | Path] = [COAPLOAD, "-p", str(server.port), "-n", str(arguments.devices), "-b", SOURCES]
-        load += ["--json", "-m", "2", "-P", "/", "-l", "16", "-w", "0", "--server-pid", str(server.pid)]
-        load += ["-t", str(arguments.seconds), "-W", str(arguments.window)]
+        full = load(server, arguments, arguments.seconds, "-W", str(arguments.window))
         for _ in range(2):  # the first time devices are introduced, which costs a message more
             begin, before = time.monotonic(), server.cpu_seconds()
-            done = subprocess.run(pinned(1, load), check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(full, check=True, stdout=subprocess.PIPE, text=True)
             is_drained = drained(place / "data", 30)
             cpu, took = server.cpu_seconds() - before, time.monotonic() - begin
             count = json.loads(done.stdout)["ok"]
@@ -112,8 +122,8 @@ def end_to_end(place: Path, arguments: argparse.Namespace) -> None:
 
 
 def backlog(place: Path, arguments: argparse.Namespace) -> None:
-    """Fill a spool, then see how fast a gateway empties it into the broker."""
-    (place / "data").mkdir(exist_ok=True)
+    """Fill a spool, then see how fast a gateway empties it into the broker while devices go on sending."""
+    register(place, arguments.devices)
     file = SpoolFile(place / "data" / "spool.db")
     for first in range(1, arguments.backlog + 1, GROUP):
         places = range(first, min(first + GROUP, arguments.backlog + 1))
@@ -130,6 +140,10 @@ def backlog(place: Path, arguments: argparse.Namespace) -> None:
     with mosquitto(place, 1) as port, gateway(place, 0, port, arguments.version) as server:
         begin, before = time.monotonic(), server.cpu_seconds()
         first_count = spool_status(place / "data" / "spool.db").messages
+        rate = ["-r", str(arguments.uplinks), "-W", "16"] if arguments.uplinks else []
+        sending = None
+        if rate:
+            sending = subprocess.Popen(load(server, arguments, 5, *rate), stdout=subprocess.PIPE, text=True)
         is_drained = drained(place / "data", arguments.patience)
         took, cpu = time.monotonic() - begin, server.cpu_seconds() - before
         count = first_count - spool_status(place / "data" / "spool.db").messages
@@ -138,6 +152,9 @@ def backlog(place: Path, arguments: argparse.Namespace) -> None:
             f"{count / took:,.0f} per second, {count / cpu:,.0f} per CPU-second"
             + ("" if is_drained else "; the spool is NOT empty")
         )
+        if sending is not None:
+            answered = json.loads(sending.communicate()[0])
+            print(f"meanwhile {arguments.uplinks} uplinks a second were sent for 5 s, {answered['ok']} got 2.04")
 
 
 def main() -> None:
@@ -148,6 +165,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=500)
     parser.add_argument("--window", type=int, default=400, help="requests at a time")
     parser.add_argument("--backlog", type=int, default=1_000_000)
+    parser.add_argument("--uplinks", type=int, default=2000, help="a second, for 5 s while the backlog drains")
     parser.add_argument("--patience", type=float, default=60, help="seconds for the backlog to drain")
     arguments = parser.parse_args()
     if shutil.which("mosquitto") is None:
