@@ -33,6 +33,7 @@ from coapgw.mqtt.packets import (
 from coapgw.mqtt.parser import Parser
 from coapgw.mqtt.properties import NO_PROPERTIES, Properties
 from coapgw.mqtt.version_5 import encode_5
+from tests.unit.mqtt_5_wire_cases import BAD_5, GOOD_5
 
 
 @implementer(IDelivery)
@@ -417,3 +418,29 @@ def test_every_message_is_accepted_or_set_aside_once_and_in_order(events: list[s
     assert not rig.feed.waiting
     if "busy" not in events:
         assert rig.feed.taken == sorted(rig.feed.taken)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.sampled_from([case.wire for case in GOOD_5] + [case.wire for case in BAD_5]) | st.binary(max_size=12),
+        max_size=8,
+    ),
+    st.sampled_from([BridgeVersion.V5, BridgeVersion.V3_1_1]),
+    st.booleans(),
+)
+def test_whatever_a_broker_sends_raises_nothing(pieces: list[bytes], version: BridgeVersion, connected: bool) -> None:
+    rig = Rig(version)
+    rig.open()
+    if connected:
+        rig.say(ConnAck(False, 0))
+        rig.send(3)
+    for piece in pieces:
+        if rig.client.closing:
+            assert rig.client.failure
+            break
+        rig.client.receive_data(piece)
+        rig.link.refill()
+    rig.lose()
+    rig.connect(present=True)
+    assert rig.link.in_flight <= 10
