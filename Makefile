@@ -25,6 +25,7 @@ help:
 	@echo 'make lint              style, types and import contracts'
 	@echo 'make unit              the quick tests'
 	@echo 'make bench             measure the gateway and its peers (BENCH="--help" lists the options)'
+	@echo 'make bench-coaps       the same for CoAP over DTLS'
 	@echo 'make lock              write requirements/*.txt anew, from the ranges in setup.cfg and requirements/test.in'
 	@echo 'make clean             remove .venv and everything that was built'
 	@echo 'The interpreter is python3; another one: make install PYTHON=python3.12'
@@ -49,9 +50,11 @@ $(TEST_STAMP): $(RUN_STAMP) requirements/test.txt
 demo: install
 	@exec $(PY) -m coapgw.cli.demo $(DEMO_ARGUMENTS)
 
-# One pytest run, so that its closing line speaks for all tests.
+# The others have processes, ports and cores of their own: one at a time.
 test: lint prerequisites
-	$(SBIN) $(PY) -m pytest tests/unit tests/integration tests/interop
+	@PYTHON=$(PY) tests/interop/clients/install
+	$(PY) -m pytest -q -n auto tests/unit
+	$(SBIN) $(PY) -m pytest tests/integration tests/interop
 
 prerequisites:
 	@tests/prerequisites
@@ -64,11 +67,15 @@ lint: $(TEST_STAMP)
 	.venv/bin/lint-imports --no-logo
 
 unit: $(TEST_STAMP)
-	$(PY) -m pytest -q tests/unit
+	$(PY) -m pytest -q -n auto tests/unit
 
 bench: $(TEST_STAMP) prerequisites
 	$(MAKE) -C bench/load
 	$(SBIN) $(PY) bench/run.py $(BENCH)
+
+bench-coaps: $(TEST_STAMP) prerequisites
+	$(MAKE) -C bench/load
+	$(SBIN) $(PY) bench/coaps.py $(BENCH)
 
 # --universal: one file for every Python and platform that setup.cfg names.
 lock: $(RUN_STAMP)
@@ -84,4 +91,4 @@ clean:
 	rm -rf .import_linter_cache twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: elsewhere help install demo test prerequisites lint unit bench lock clean
+.PHONY: elsewhere help install demo test prerequisites lint unit bench bench-coaps lock clean

@@ -15,7 +15,8 @@ from collections.abc import Hashable
 from pathlib import Path
 
 from coapgw.coap.codec import CHANGED, Options
-from coapgw.coap.messaging import Exchange, Handler, MessageLayer
+from coapgw.coap.exchange import Exchange, Handler
+from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.parameters import MessagingLimits
 
 PAGE_BYTES = resource.getpagesize()

@@ -14,7 +14,11 @@ from statistics import median
 from figures import Measured, Plan, Run, Surroundings
 from servers import CONTESTANTS, GATEWAY
 
-BEGIN, END = "<!-- bench: begin; `make bench BENCH='--write FILE'` replaces what follows -->", "<!-- bench: end -->"
+BLOCK_COAP = ("<!-- bench: begin; `make bench BENCH='--write FILE'` replaces what follows -->", "<!-- bench: end -->")
+BLOCK_COAPS = (
+    "<!-- bench-coaps: begin; `make bench-coaps BENCH='--write FILE'` replaces what follows -->",
+    "<!-- bench-coaps: end -->",
+)
 
 
 def spread(values: Sequence[float], unit: str = "", digits: int = 0) -> str:
@@ -181,10 +185,10 @@ def write_report(plan: Plan, measured: dict[str, Measured], around: Surroundings
     return "\n".join(lines) + "\n"
 
 
-def write_block(file: Path, text: str) -> None:
-    """Replace the marked block of *file* by *text*."""
-    before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+def write_block(file: Path, text: str, marks: tuple[str, str] = BLOCK_COAP) -> None:
+    """Replace what is between two *marks* in *file* by *text*."""
+    before, begin, rest = file.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise SystemExit(f"{file} has no marked block:\n{BEGIN}\n{END}")
-    file.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+        raise SystemExit(f"{file} has no marked block:\n{marks[0]}\n{marks[1]}")
+    file.write_text(f"{before}{begin}\n\n{text}\n{end}{after}", encoding="utf-8")

@@ -30,9 +30,11 @@ from servers import (
     Contestant,
     Running,
     Subscriber,
+    addresses,
     gateway,
     peer,
     pinned,
+    register,
 )
 
 NOISE_LOOP = "import time; t = time.perf_counter()\nfor i in range(5_000_000): pass\nprint(time.perf_counter() - t)"
@@ -64,7 +66,8 @@ def load(plan: Plan, contestant: Contestant, server: Running, seconds: float, *m
 def measure_gateway(plan: Plan, place: Path, into: Measured, *, long: bool) -> None:
     """Measure the gateway at full load, then at half of it; or, if *long*, in slices for longer than 247 s."""
     settings = (f"coap.max_exchanges={LONG_EXCHANGES}",) if long else ()
-    with gateway(place, plan.server_core, plan.devices, settings) as server:
+    register(place, (f"8988280666{index:09d},{ip}" for index, ip in enumerate(addresses(plan.devices))))
+    with gateway(place, plan.server_core, settings) as server:
         if server.mqtt_port is None:
             raise AssertionError("the gateway has a broker")
         subscriber = Subscriber(server.mqtt_port, place, plan.load_core)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import attrs
 BENCH = Path(__file__).resolve().parent
 BUILD = BENCH / "build"
 COAPLOAD = BUILD / "coapload"
+COAPSLOAD = BUILD / "coapsload"
 PROGRAMS = Path(sys.executable).parent
 SOURCES = "127.0.0.0/8"  # every simulated device has an address of its own out of these
 START_SECONDS = 30.0
@@ -34,13 +35,15 @@ class Running:
 
     Args:
         pid: its process; all its threads count.
-        port: UDP port on 127.0.0.1.
+        port: UDP port on 127.0.0.1; 0 if it serves DTLS only.
         mqtt_port: where a subscriber gets what was sent; None if the server forgets it.
+        coaps_port: UDP port of DTLS on 127.0.0.1, 0 if there is none.
     """
 
     pid: int
     port: int
     mqtt_port: int | None = None
+    coaps_port: int = 0
 
     def cpu_seconds(self) -> float:
         """Return the CPU time used so far, user and system (/proc/PID/stat, resolution 10 ms)."""
@@ -121,15 +124,18 @@ def free_port() -> int:
         return port
 
 
-@contextmanager
-def gateway(place: Path, core: int, devices: int, settings: Sequence[str] = ()) -> Iterator[Running]:
-    """Run ``twistd -n coapgw`` with embedded broker, *devices* registered, *settings*, and the rest as it comes."""
-    data, log, device_list = place / "data", place / "gateway.log", place / "devices.csv"
-    rows = [f"8988280666{index:09d},{ip}" for index, ip in enumerate(addresses(devices))]
+def register(place: Path, rows: Iterable[str]) -> None:
+    """Import devices, ``iccid,ip`` a row, into the data directory of the gateway that will run in *place*."""
+    device_list = place / "devices.csv"
     device_list.write_text("\n".join(["iccid,ip", *rows]) + "\n")
-    subprocess.run(
-        [PROGRAMS / "coapgw", "--data", data, "device", "import", device_list], check=True, stdout=subprocess.DEVNULL
-    )
+    command: list[str | Path] = [PROGRAMS / "coapgw", "--data", place / "data", "device", "import", device_list]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def gateway(place: Path, core: int, settings: Sequence[str] = ()) -> Iterator[Running]:
+    """Run ``twistd -n coapgw`` with embedded broker, the devices registered in *place*, and *settings*."""
+    data, log = place / "data", place / "gateway.log"
     own_settings = (
         'coap.listen=["127.0.0.1:0"]',
         "coaps.listen=[]",
@@ -149,7 +155,8 @@ def gateway(place: Path, core: int, devices: int, settings: Sequence[str] = ()) 
             time.sleep(0.05)
         time.sleep(0.2)  # the file may still be growing, and start-up work ending
         ports = json.loads(ports_file.read_text())
-        yield Running(running.pid, ports["coap"][0], ports["mqtt"][0])
+        coap, coaps = ports["coap"] or [0], ports["coaps"] or [0]
+        yield Running(running.pid, coap[0], ports["mqtt"][0], coaps[0])
 
 
 @contextmanager

@@ -4,10 +4,12 @@ A message's way in, and the rooms it passes::
 
     datagram - net/udp - coap/messaging    once per (endpoint, Message ID), the same answer bytes to a repeat
                          coap/site         option block to resource
-                         gateway/resources "/", "/data", "/.well-known/core"; the one table from error to CoAP code
+                         gateway/resources "/", "/data", "/bootstrap", "/.well-known/core"; the one error table
                          gateway/uplink    who is it, which topic, translate, envelope, store
                          storage/spool     group commit; here the 2.04 is earned
                          mqtt/publisher    to the embedded broker (mqtt/broker), later to a bridge
+
+Beside it ``http`` serves the management API: one table of operations, which ``http/openapi`` describes.
 
 Protocols are machines without I/O (``coap``, ``mqtt.packets``, ``mqtt.session``, ``mqtt.broker``): bytes and ``now`` go
 in, bytes and events come out; ``net`` pumps them.  The domain (``gateway``) sees devices, topics and payloads and meets

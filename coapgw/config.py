@@ -106,9 +106,11 @@ class CoapsSection:
     max_handshakes: NotNegative = 1000
     handshakes_per_second: NotNegative = 1000
     max_associations: Positive = 200_000
+    max_cbc_associations: Positive = 10_000
     idle_seconds: Positive = 604_800
     mtu: Annotated[int, whole(256, 65507)] = 1280  # from OpenSSL's least to the largest UDP payload over IPv4
     cid_length: Annotated[int, whole(0, 20)] = 6
+    node: Annotated[int, whole(0, 255)] = 0
 
 
 @attrs.frozen

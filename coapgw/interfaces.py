@@ -11,7 +11,8 @@ from typing import NamedTuple, TypeAlias
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from coapgw.model import Credential, Device, DeviceKey, Introduction, KeyFormat, Outgoing, Spooled
+from coapgw.errors import DeviceNotFound, KeyRefused
+from coapgw.model import Credential, Device, DeviceKey, Introduction, KeyFormat, Outgoing, Spooled, WrittenKey
 
 Answer: TypeAlias = "Callable[[Exception | None], None]"
 """Told once what became of a message: None, or the error that kept us from keeping our promise."""
@@ -75,6 +76,13 @@ class IDeviceKeys(Interface):
         Raises DeviceNotFound, KeyRefused.
         """
 
+    def set_all(wanted: Iterable[WrittenKey]) -> Sequence[DeviceKey | DeviceNotFound | KeyRefused]:
+        """Give many devices the keys that a person has chosen, in one transaction.
+
+        Returns, in the order of *wanted*, the key of each device or what is wrong with that item; the others are
+        stored.  With StorageError none is.
+        """
+
     def rotate(iccid: str) -> DeviceKey:
         """Give a device a new generated key, whoever chose the old one.  Raises DeviceNotFound."""
 
@@ -83,6 +91,16 @@ class IDeviceKeys(Interface):
 
         None there: one is generated.  One that a person set is returned.  Another one is replaced if the device's last
         call was *rotate_after_seconds* ago or more.  Every call counts as the last.  Raises DeviceNotFound.
+        """
+
+
+class ILastSeen(Interface):
+    """When devices were last heard."""
+
+    def of(devices: Sequence[Device]) -> dict[str, int]:
+        """Return, by ICCID, when the last message of each device arrived, in milliseconds since the epoch.
+
+        Devices that were not heard in this life of theirs are left out.  May block.  Raises StorageError.
         """
 
 
@@ -198,6 +216,7 @@ __all__ = [
     "IDeviceDirectory",
     "IDeviceKeys",
     "IDeviceRegistry",
+    "ILastSeen",
     "ISessionStore",
     "ISpool",
     "ITranslator",

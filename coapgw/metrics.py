@@ -1,6 +1,6 @@
 """Counters, cheap enough for the message path: an attribute that is added to.
 
-The page that shows them comes with the management API; until then ``snapshot`` is for tests and the log.
+``http/metrics_page.py`` shows them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,18 @@ class MessagingCounters:
 
 
 @attrs.define
+class BlockwiseCounters:
+    """Bodies larger than a datagram."""
+
+    uploads: int = 0  # bodies put together
+    answers: int = 0  # blocks of large answers
+    incomplete: int = 0  # blocks that nothing came before, or not everything
+    too_large: int = 0  # bodies that were, or would have been
+    expired: int = 0  # unfinished uploads whose next block did not come in time
+    dropped: int = 0  # unfinished uploads that went for want of room
+
+
+@attrs.define
 class SocketCounters:
     """What happened between the kernel and the machine."""
 
@@ -41,6 +53,38 @@ class SocketCounters:
 
 
 @attrs.define
+class DtlsCounters:
+    """What DTLS peers did; records unless said otherwise."""
+
+    hellos: int = 0  # ClientHellos
+    malformed: int = 0  # datagrams that are no records of DTLS 1.2, or no hello, from a peer that has no association
+    cookies: int = 0  # HelloVerifyRequests sent
+    handshakes: int = 0  # begun: with a valid cookie, and within the limits
+    established: int = 0  # handshakes that became associations
+    failed: int = 0  # handshakes that ended in an alert
+    unproven: int = 0  # of these: the peer could not prove that it knows a key
+    timeouts: int = 0  # handshakes that were not finished in time
+    displaced: int = 0  # handshakes that made room for others, or for another attempt of the same peer
+    refused_rate: int = 0  # hellos beyond coaps.handshakes_per_second
+    refused_full: int = 0  # hellos beyond coaps.max_handshakes, or beyond one network's part of it
+    repeated_flights: int = 0
+    received: int = 0  # with application data, authentic
+    refused: int = 0  # not authentic, seen before, or not for us; dropped
+    with_cid: int = 0  # authentic, found by their Connection ID
+    unknown_cid: int = 0  # with a Connection ID that no association has; dropped
+    moved: int = 0  # changes of an association's address
+    withheld: int = 0  # answers larger than a new address may get before it is known to be the peer's
+    unsealed: int = 0  # answers nobody could be sent: too long, or no sequence numbers left
+    closed: int = 0  # associations that the peer ended
+    superseded: int = 0  # associations that ended because their device made a newer one
+    evicted: int = 0  # associations that ended because there were too many
+    idle: int = 0  # associations that ended because they were idle for too long
+    revoked: int = 0  # associations that ended because their device or its key changed
+    worn: int = 0  # associations that ended because their keys had protected, or been tried on, enough records
+    restored: int = 0  # associations that went on after a planned restart
+
+
+@attrs.define
 class UplinkCounters:
     """What became of devices' messages."""
 
@@ -48,8 +92,20 @@ class UplinkCounters:
     unauthorised: int = 0
     topic_refused: int = 0
     too_large: int = 0
+    over_rate: int = 0
     not_stored: int = 0
     introduced: int = 0
+
+
+@attrs.define
+class BootstrapCounters:
+    """What became of devices' bootstrap calls."""
+
+    answered: int = 0
+    unauthorised: int = 0
+    from_elsewhere: int = 0  # not from a network that may bootstrap
+    refused_busy: int = 0
+    failed: int = 0
 
 
 @attrs.define
@@ -92,3 +148,18 @@ class BridgeCounters:
     refused: int = 0  # by the broker, final or not
     set_aside: int = 0  # given up and kept as dead letters
     pump_errors: int = 0  # our own fault
+
+
+@attrs.define
+class HttpCounters:
+    """The management API's clients; requests unless said otherwise."""
+
+    connections: int = 0  # taken, since the start
+    evicted_connections: int = 0  # ended for a newer one, for want of room
+    requests: int = 0  # answered, whatever the answer
+    unauthorised: int = 0  # 401
+    refused: int = 0  # 4xx but 401
+    failed: int = 0  # 5xx
+    malformed: int = 0  # what is no HTTP
+    timeouts: int = 0  # connections that were idle, or whose request did not arrive in time
+    pump_errors: int = 0

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import re
 from typing import NamedTuple
 
 import attrs
 
-from coapgw.errors import DeviceRefused
+from coapgw.errors import DeviceRefused, KeyRefused
 
 ICCID_DIGITS = range(18, 21)  # ITU-T E.118: up to 19 digits and a check digit; published devices have 18 to 20
 IMSI_DIGITS = 15  # 3GPP TS 23.003 section 2.2
 NAME_LIMIT = 64  # characters
+KEY_CHARACTERS = range(8, 257)  # of a key as it is written; OpenSSL 1.1.1 takes 256 bytes, later ones 512
+_KEY_STRING = re.compile(r"[!-+\--~](?:[ -+\--~]*[!-+\--~])?")  # printable ASCII but the comma, no space at the ends
+_KEY_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 
 
 class DeviceStatus(enum.Enum):
@@ -118,6 +122,37 @@ class DeviceKey:
     serial: int
     created_at: int
     updated_at: int
+
+    @property
+    def written(self) -> str:
+        """The key as it is shown and bootstrapped: its characters, or lower case hexadecimal digits."""
+        return self.secret.decode("ascii") if self.format is KeyFormat.STRING else self.secret.hex()
+
+
+@attrs.frozen
+class WrittenKey:
+    """A key that a person has chosen for a device, as *written* in *format*; not checked yet."""
+
+    iccid: str
+    written: str = attrs.field(repr=False)
+    format: KeyFormat = KeyFormat.STRING
+
+
+def checked_secret(written: str, key_format: KeyFormat) -> bytes:
+    """Return the bytes of the key that is *written* in *key_format*; raise KeyRefused.
+
+    A STRING is printable ASCII, for which bytes another character stands depends on who reads it; and without commas,
+    for it is a field of the bootstrap answer.
+    """
+    if len(written) not in KEY_CHARACTERS:
+        raise KeyRefused(f"{KEY_CHARACTERS[0]} to {KEY_CHARACTERS[-1]} characters are needed, not {len(written)}")
+    if key_format is KeyFormat.HEX:
+        if not _KEY_HEX.fullmatch(written):
+            raise KeyRefused("HEX is an even number of hexadecimal digits")
+        return bytes.fromhex(written)
+    if not _KEY_STRING.fullmatch(written):
+        raise KeyRefused("only printable ASCII characters without commas and without spaces at the ends; else use HEX")
+    return written.encode("ascii")
 
 
 class Credential(NamedTuple):

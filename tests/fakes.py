@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from zope.interface import implementer
 
-from coapgw.interfaces import IDeviceDirectory
-from coapgw.model import Device
+from coapgw.errors import DeviceNotFound, KeyRefused, StorageError
+from coapgw.interfaces import IDeviceDirectory, IDeviceKeys
+from coapgw.model import Device, DeviceKey, KeyFormat, WrittenKey
 
 
 @implementer(IDeviceDirectory)
@@ -37,3 +38,23 @@ class MemoryDirectory:
 
     def by_iccid(self, iccid: str) -> Device | None:
         return self._devices.get(iccid)
+
+
+@implementer(IDeviceKeys)
+class LostKeys:
+    """Keys in a database that fails, whatever is asked of it."""
+
+    def get(self, iccid: str) -> DeviceKey:
+        raise StorageError("the device registry is gone")
+
+    def set(self, iccid: str, written: str, key_format: KeyFormat) -> DeviceKey:
+        return self.get(iccid)
+
+    def set_all(self, wanted: Iterable[WrittenKey]) -> Sequence[DeviceKey | DeviceNotFound | KeyRefused]:
+        return [self.get(key.iccid) for key in wanted]
+
+    def rotate(self, iccid: str) -> DeviceKey:
+        return self.get(iccid)
+
+    def bootstrap(self, iccid: str, rotate_after_seconds: int) -> DeviceKey:
+        return self.get(iccid)

@@ -1,7 +1,8 @@
 """``make demo``: a gateway, a few devices that send to it over real sockets, and a live view of what reaches MQTT.
 
 The gateway is a process of its own, started as an operator would.  The devices are CoAP clients on loopback addresses
-of their own (127.1.0.1, 127.1.0.2, …), as SIMs on an operator's network have them.
+of their own (127.1.0.1, 127.1.0.2, …), as SIMs on an operator's network have them.  Half of them have nothing but their
+SIM: they ask ``/bootstrap`` for a key over plain CoAP and then send over DTLS; the others send over plain CoAP.
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
-from random import SystemRandom
 from typing import IO, Any, Final
 
 import attrs
@@ -31,28 +30,37 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
 from coapgw.coap.codec import CHANGED, POST, URI_QUERY
-from coapgw.coap.messaging import MessageLayer
-from coapgw.coap.outgoing import NoResponse, Response
-from coapgw.coap.site import Branch, ResourceSite
+from coapgw.coap.describe import code_text
+from coapgw.coap.url import parse_url
+from coapgw.errors import CoapgwError
+from coapgw.net.bootstrap import BOOTSTRAP_PATH, Bootstrapped, bootstrap
+from coapgw.net.client import Answer, CoapClient, PreSharedKey
 from coapgw.net.mqtt_client import MqttSubscriber
-from coapgw.net.udp import CoapPort
 
 DEVICES: Final = 4
 START_SECONDS: Final = 30.0
 SEND_SECONDS: Final = 1.0
 ARRIVE_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 5.0
-DEFAULT_PORTS: Final = {"coap": 5683, "mqtt": 1883}
+DEFAULT_PORTS: Final = {"coap": 5683, "coaps": 5684, "mqtt": 1883, "http": 8080}
+DATAGRAM_PORTS: Final = ("coap", "coaps")
+USED_PORTS: Final = ("coap", "coaps", "mqtt")
 SENSORS: Final = (("temperature", 21.5, "C"), ("humidity", 48.0, "%"), ("battery", 3.71, "V"), ("level", 112.0, "cm"))
 
 
 @attrs.frozen
 class SimulatedDevice:
-    """A SIM with a sensor: *address* is its own on loopback."""
+    """A SIM with a sensor.
+
+    Args:
+        address: its own on loopback.
+        scheme: ``coaps`` if it bootstraps and sends over DTLS, else ``coap``.
+    """
 
     iccid: str
     imsi: str
     address: str
+    scheme: str
     sensor: str
     value: float
     unit: str
@@ -61,7 +69,13 @@ class SimulatedDevice:
 def devices() -> list[SimulatedDevice]:
     """Return the demo's devices."""
     return [
-        SimulatedDevice(f"898828066600000{number:04}", f"90140510000{number:04}", f"127.1.0.{number}", *sensor)
+        SimulatedDevice(
+            f"898828066600000{number:04}",
+            f"90140510000{number:04}",
+            f"127.1.0.{number}",
+            "coaps" if number % 2 else "coap",
+            *sensor,
+        )
         for number, sensor in zip(range(1, DEVICES + 1), SENSORS, strict=True)
     ]
 
@@ -80,8 +94,11 @@ def is_free(kind: int, port: int) -> bool:
 
 def chosen_ports() -> dict[str, int]:
     """Return the usual ports where they are free, 0 (any) where something else has them."""
-    kinds = {"coap": socket.SOCK_DGRAM, "mqtt": socket.SOCK_STREAM}
-    return {name: port if is_free(kinds[name], port) else 0 for name, port in DEFAULT_PORTS.items()}
+
+    def kind(name: str) -> int:
+        return socket.SOCK_DGRAM if name in DATAGRAM_PORTS else socket.SOCK_STREAM
+
+    return {name: port if is_free(kind(name), port) else 0 for name, port in DEFAULT_PORTS.items()}
 
 
 class GatewayProcess:
@@ -105,7 +122,10 @@ class GatewayProcess:
         ports = chosen_ports()
         settings = [
             f'coap.listen=["127.0.0.1:{ports["coap"]}"]',
+            f'coaps.listen=["127.0.0.1:{ports["coaps"]}"]',
+            f'http.listen="127.0.0.1:{ports["http"]}"',
             f'mqtt.embedded.listen=["127.0.0.1:{ports["mqtt"]}"]',
+            'http.listen="127.0.0.1:0"',
         ]
         self._log: IO[bytes] = self._log_path.open("wb")
         self.process = subprocess.Popen(
@@ -128,7 +148,7 @@ class GatewayProcess:
             listening = json.loads(self._ports_file.read_text())
         except (OSError, ValueError):
             return None
-        return {name: int(listening[name][0]) for name in DEFAULT_PORTS}
+        return {name: int(listening[name][0]) for name in USED_PORTS}
 
     def stop(self) -> None:
         """End the gateway in order."""
@@ -155,26 +175,50 @@ class Demo:
         self.acknowledged: set[tuple[str, bytes]] = set()
         self.arrived: set[tuple[str, bytes]] = set()
         self.refused = 0
+        self.waiting = 0  # for an answer
+        self._schemes = {device.iccid: device.scheme for device in devices()}
         self._random = random.Random()
         self._numbers = itertools.count(1)
 
-    def send(self, layer: MessageLayer, device: SimulatedDevice, gateway: tuple[str, int]) -> None:
+    @inlineCallbacks
+    def connect(
+        self, device: SimulatedDevice, reactor: Any, ports: dict[str, int]
+    ) -> Generator[Deferred[Any], Any, CoapClient]:
+        """Return a device's client, ready to send.  Fails with CoapgwError."""
+        plain = CoapClient(reactor, parse_url(f"coap://127.0.0.1:{ports['coap']}{BOOTSTRAP_PATH}"), bind=device.address)
+        if device.scheme == "coap":
+            yield plain.connect()
+            return plain
+        found: Bootstrapped = yield bootstrap(plain, ANSWER_SECONDS)
+        self.say(f"coap  {device.address} -> 2.05  GET {BOOTSTRAP_PATH}  a key, to be used at {found.gateway}")
+        psk = PreSharedKey(found.identity, found.secret)
+        secure = CoapClient(reactor, found.gateway, psk=psk, bind=device.address, handshake_seconds=ANSWER_SECONDS)
+        yield secure.connect()
+        self.say(f"coaps {device.address} -> DTLS handshake, {secure.suite}")
+        return secure
+
+    @inlineCallbacks
+    def send(self, client: CoapClient, device: SimulatedDevice) -> Generator[Deferred[Any], Any, None]:
         """Have a device send a reading."""
         reading = round(device.value + self._random.uniform(-0.5, 0.5), 2)
         payload = f"{reading} {device.unit} #{next(self._numbers)}".encode()
-
-        def concluded(outcome: Response | NoResponse) -> None:
-            if isinstance(outcome, Response) and outcome.code == CHANGED:
-                self.acknowledged.add((device.iccid, payload))
-                self.say(f"coap  {device.address} -> 2.04  POST /?t={device.sensor}  {payload.decode()}")
-            else:
-                self.refused += 1
-                self.say(f"coap  {device.address} -> {outcome}")
-
         query = (URI_QUERY, f"t={device.sensor}".encode())
-        layer.request(
-            gateway, POST, concluded, time.monotonic(), options=(query,), payload=payload, timeout=ANSWER_SECONDS
-        )
+        where = f"{device.scheme:5} {device.address}"
+        self.waiting += 1
+        try:
+            answer: Answer = yield client.request(POST, (query,), payload, timeout=ANSWER_SECONDS)
+        except CoapgwError as error:
+            self.refused += 1
+            self.say(f"{where} -> {error}")
+            return
+        finally:
+            self.waiting -= 1
+        if answer.response.code == CHANGED:
+            self.acknowledged.add((device.iccid, payload))
+            self.say(f"{where} -> 2.04  POST /?t={device.sensor}  {payload.decode()}")
+        else:
+            self.refused += 1
+            self.say(f"{where} -> {code_text(answer.response.code)}")
 
     def arrive(self, topic: bytes, payload: bytes) -> None:
         """Take a message from MQTT."""
@@ -188,13 +232,19 @@ class Demo:
         """How many acknowledged messages have not arrived."""
         return len(self.acknowledged - self.arrived)
 
+    def arrived_over(self, scheme: str) -> int:
+        """Return how many messages arrived that were sent over *scheme*."""
+        return sum(self._schemes.get(iccid) == scheme for iccid, _ in self.arrived)
+
     def verdict(self) -> tuple[str, int]:
-        """Return the closing line and the exit status: 0 only if messages arrived and none is missing."""
+        """Return the closing line and the exit status: 0 only if messages arrived by both ways and none is missing."""
+        secure, plain = self.arrived_over("coaps"), self.arrived_over("coap")
         line = (
-            f"{len(self.acknowledged)} messages acknowledged with 2.04, {len(self.arrived)} of them seen on MQTT, "
+            f"{len(self.acknowledged)} messages acknowledged with 2.04, {len(self.arrived)} of them seen on MQTT "
+            f"({secure} came over DTLS, {plain} over plain CoAP), "
             f"{self.missing} missing, {self.refused} without a 2.04"
         )
-        return line, 0 if self.arrived and not self.missing else 1
+        return line, 0 if secure and plain and not self.missing else 1
 
 
 @inlineCallbacks
@@ -207,7 +257,8 @@ def run(
         if reactor.seconds() > deadline:
             raise TimeoutError(f"the gateway was not ready after {START_SECONDS:.0f} s")
         yield deferLater(reactor, 0.1)
-    demo.say(f"the gateway is ready: CoAP on 127.0.0.1:{ports['coap']}, MQTT on 127.0.0.1:{ports['mqtt']}")
+    places = ", ".join(f"{name} on 127.0.0.1:{port}" for name, port in ports.items())
+    demo.say(f"the gateway is ready: {places}")
     subscribed: Deferred[None] = Deferred()
     subscriber = MqttSubscriber(
         reactor, "127.0.0.1", ports["mqtt"], [(b"#", 1)], demo.arrive, on_subscribed=partial(_fire, subscribed)
@@ -216,47 +267,31 @@ def run(
     yield subscribed
     if seconds is not None:
         reactor.callLater(seconds, _fire, stop)
-    sockets = [(device, _client_socket(device, reactor)) for device in devices()]
-    senders = [LoopingCall(demo.send, port.layer, device, ("127.0.0.1", ports["coap"])) for device, port in sockets]
-    for number, sender in enumerate(senders):
-        yield deferLater(reactor, SEND_SECONDS / DEVICES * (number > 0))
-        sender.start(SEND_SECONDS)
+    clients: list[CoapClient] = []
+    senders: list[LoopingCall] = []
+    for device in devices():
+        if stop.called:
+            break
+        client: CoapClient = yield demo.connect(device, reactor, ports)
+        clients.append(client)
+        senders.append(LoopingCall(demo.send, client, device))
+        senders[-1].start(SEND_SECONDS)
+        yield deferLater(reactor, SEND_SECONDS / DEVICES)
     yield stop
     for sender in senders:
         sender.stop()
     deadline = reactor.seconds() + ARRIVE_SECONDS
-    while demo.missing and reactor.seconds() < deadline:
+    while (demo.missing or demo.waiting) and reactor.seconds() < deadline:
         yield deferLater(reactor, 0.1)
+    for client in clients:
+        yield client.close()
     yield maybeDeferred(subscriber.stop)
-    for _, port in sockets:
-        yield maybeDeferred(port.stopListening)
 
 
 def _fire(waiting: Deferred[None]) -> None:
     """Fire a Deferred that may have fired."""
     if not waiting.called:
         waiting.callback(None)
-
-
-def _client_socket(device: SimulatedDevice, reactor: Any) -> CoapPort:
-    """Return a device's socket, on its own address."""
-
-    def make(wake: Callable[[], None]) -> MessageLayer:
-        return MessageLayer(ResourceSite(Branch()), Nobody(), SystemRandom(), wake=wake)
-
-    port = CoapPort(0, device.address, make, reactor)
-    port.startListening()
-    return port
-
-
-class Nobody:
-    """A device serves nobody."""
-
-    generation = 0
-
-    def identify(self, address: object) -> object | None:
-        """Know nobody."""
-        return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

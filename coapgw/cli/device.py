@@ -6,14 +6,16 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from coapgw.cli.device_csv import CsvInvalid, read_devices
-from coapgw.cli.output import Json, Output
+from coapgw.cli.device_psk import add_options as add_psk_options
+from coapgw.cli.device_psk import psk
+from coapgw.cli.output import Output, read_stdin
 from coapgw.config import Config
 from coapgw.errors import ImportRefused
+from coapgw.http.device_json import device_json
 from coapgw.model import NAME_LIMIT, Device, DeviceStatus
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
@@ -22,7 +24,6 @@ PAGE: Final = 1000  # devices asked for at a time
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STATUSES: Final = tuple(status.value for status in DeviceStatus)
 
 
@@ -49,6 +50,7 @@ def add_verbs(parser: argparse.ArgumentParser, leaf: argparse.ArgumentParser) ->
     listing.add_argument("--q", metavar="TEXT", help="only with TEXT in ICCID, IMSI, address or name")
     verb("show", show, "Show a device.").add_argument("iccid", metavar="ICCID")
     verb("remove", remove, "Forget a device.").add_argument("iccid", metavar="ICCID")
+    add_psk_options(verb("psk", psk, "Show a device's pre-shared key, or give it another."))
     importing = verb("import", import_file, "Register many devices, or none if any cannot be.")
     importing.add_argument("file", metavar="FILE.csv", help="header row of iccid, ip, imsi, name, status; - is stdin")
 
@@ -127,7 +129,7 @@ def import_file(asked: argparse.Namespace, config: Config, output: Output) -> in
     """Register every device of a CSV file, or none of them."""
     name = "stdin" if asked.file == "-" else asked.file
     try:
-        data = _read_stdin() if asked.file == "-" else Path(asked.file).read_bytes()
+        data = read_stdin() if asked.file == "-" else Path(asked.file).read_bytes()
     except OSError as error:
         output.errors([f"{name}: {error.strerror}"])
         return EXIT_REFUSED
@@ -143,31 +145,6 @@ def import_file(asked: argparse.Namespace, config: Config, output: Output) -> in
         return EXIT_REFUSED
     output.result([f"imported {imported} devices"], {"imported": imported})
     return EXIT_OK
-
-
-def _read_stdin() -> bytes:
-    with open(0, "rb", closefd=False) as stdin:  # sys.stdin is None if there is none, which is an OSError here
-        return stdin.read()
-
-
-def device_json(device: Device) -> Json:
-    """Return a device as JSON shows it (PRODUCT section 8): absent fields are absent."""
-    fields = {
-        "iccid": device.iccid,
-        "imsi": device.imsi,
-        "ip": device.ip,
-        "name": device.name,
-        "status": device.status.value,
-        "createdAt": _time_text(device.created_at),
-        "updatedAt": _time_text(device.updated_at),
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _time_text(milliseconds: int) -> str:
-    """Return ISO 8601 with milliseconds, UTC as Z."""
-    moment = _EPOCH + timedelta(milliseconds=milliseconds)
-    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def _pages(registry: DeviceRegistry, asked: argparse.Namespace) -> Iterator[Device]:

@@ -13,6 +13,7 @@ from typing import Final
 from coapgw import __version__
 from coapgw.cli import config as config_verbs
 from coapgw.cli import device as device_verbs
+from coapgw.cli import send as send_verb
 from coapgw.cli import spool as spool_verbs
 from coapgw.cli.output import Output
 from coapgw.config import load
@@ -64,7 +65,7 @@ def _run(asked: argparse.Namespace, output: Output) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser; the namespace it makes has ``run(asked, config, output)``, or ``run_alone(asked, output)``."""
-    leaf = argparse.ArgumentParser(add_help=False)
+    leaf = send_verb.MixedParser(add_help=False)
     leaf.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer with one JSON value")
     parser = argparse.ArgumentParser(
         prog="coapgw", description="Look after a CoAP gateway, whether it runs or not.", allow_abbrev=False
@@ -81,7 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="override a key of the configuration; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="answer with one JSON value")
-    rooms = parser.add_subparsers(metavar="WHAT", required=True)
+    rooms = parser.add_subparsers(metavar="WHAT", required=True, parser_class=send_verb.MixedParser)
     for name, verbs, about in (
         ("device", device_verbs, "the list of devices"),
         ("spool", spool_verbs, "messages on their way to MQTT"),
@@ -91,6 +92,8 @@ def make_parser() -> argparse.ArgumentParser:
             name, help=about, description=about.capitalize() + ".", parents=[leaf], allow_abbrev=False
         )
         verbs.add_verbs(room, leaf)
+    about = "Send a CoAP request, over UDP or DTLS, and show the answer."
+    send_verb.add_verb(rooms.add_parser("send", help=about, description=about, parents=[leaf], allow_abbrev=False))
     return parser
 
 

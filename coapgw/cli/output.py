@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -25,7 +25,7 @@ class Output:
 
     json: bool
 
-    def result(self, lines: Iterable[str], value: Json) -> None:
+    def result(self, lines: Iterable[str], value: Mapping[str, object]) -> None:
         """Say *lines* to a person, or *value* to a program."""
         if self.json:
             print(json.dumps(value))
@@ -44,3 +44,9 @@ class Output:
             return
         for sentence in shown:
             print(f"coapgw: {sentence}" if len(shown) == 1 else sentence, file=sys.stderr)
+
+
+def read_stdin() -> bytes:
+    """Return all of standard input.  Raises OSError."""
+    with open(0, "rb", closefd=False) as stdin:  # sys.stdin is None if there is none, which is an OSError here
+        return stdin.read()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 from coapgw.coap.codec import EMPTY
 
 if TYPE_CHECKING:
+    from coapgw.coap.exchange import Handler
     from coapgw.coap.exchanges import ExchangeMemory
-    from coapgw.coap.messaging import Handler
     from coapgw.coap.outgoing import OutgoingQueue
 
 Address: TypeAlias = Hashable

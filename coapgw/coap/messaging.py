@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 from coapgw.coap.codec import (
     ACK,
@@ -47,13 +47,11 @@ from coapgw.coap.codec import (
     parse_options,
 )
 from coapgw.coap.endpoints import Address, Endpoint, EndpointTable, PeerDirectory, RandomSource
-from coapgw.coap.exchanges import PENDING, UNLIMITED, ExchangeMemory
+from coapgw.coap.exchange import Exchange, Handler
+from coapgw.coap.exchanges import PENDING, ExchangeMemory
 from coapgw.coap.outgoing import Outcome, Outgoing, Response, Transmission
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
 from coapgw.metrics import MessagingCounters
-
-Handler: TypeAlias = "Callable[[Exchange, bytes], None]"
-"""Given a request's exchange and payload; answers by ``exchange.respond``, now, later, or never."""
 
 EXPIRE_PER_BATCH: Final = 256  # twice what a batch of datagrams can add, so that forgetting keeps up
 EXPIRE_PER_TIMER: Final = 5_000  # a few milliseconds
@@ -85,38 +83,6 @@ class Site(Protocol):
         """Return the handler of requests with this method and these options; it is remembered for the next ones."""
 
 
-class Exchange:
-    """A request that was taken and is owed an answer."""
-
-    __slots__ = ("_layer", "ack_due", "answered", "endpoint", "header", "separate", "size_limit")
-
-    def __init__(self, layer: MessageLayer, endpoint: Endpoint, header: bytes) -> None:
-        """Keep the *header*, token included: the answer takes its Message ID and token from it."""
-        self._layer = layer
-        self.endpoint = endpoint
-        self.header = header
-        self.answered = False
-        self.separate = False
-        self.ack_due = math.inf
-        self.size_limit = UNLIMITED
-
-    @property
-    def principal(self) -> object | None:
-        """Who asks, None for a stranger."""
-        return self.endpoint.principal
-
-    def respond(self, code: int, body: bytes = b"") -> None:
-        """Answer; only the first call counts.
-
-        Args:
-            code: response code, class and detail in one byte.
-            body: what follows the token, from ``codec.encode_body``.
-        """
-        if not self.answered:
-            self.answered = True
-            self._layer.respond(self, code, body)
-
-
 class MessageLayer:
     """The message layer of one socket.
 
@@ -125,6 +91,7 @@ class MessageLayer:
         peers: who is behind an address.
         random: Message IDs, tokens, retransmission times.
         wake: called when there is something to send after there was nothing.
+        local_host: which of our own addresses a peer at an address talks to, in figures; empty if that is not known.
     """
 
     def __init__(
@@ -137,12 +104,14 @@ class MessageLayer:
         limits: MessagingLimits | None = None,
         counters: MessagingCounters | None = None,
         wake: Callable[[], None] = lambda: None,
+        local_host: Callable[[Address], str] = lambda _: "",
     ) -> None:
         """Begin without endpoints."""
         self.parameters = parameters or TransmissionParameters()
         self.limits = limits or MessagingLimits()
         self.counters = counters or MessagingCounters()
         self.wake = wake
+        self.local_host = local_host
         self._site = site
         self._peers = peers
         self._lifetime = self.parameters.exchange_lifetime
@@ -473,6 +442,17 @@ class MessageLayer:
             endpoint.principal = principal
             endpoint.handler = None
         return endpoint
+
+    def forget(self, address: Address) -> None:
+        """Let go of the endpoint at an address that will not be used again; what is under way with it has no answer."""
+        endpoint = self._endpoints.pop(address, None)
+        if endpoint is not None:
+            self._outgoing.abandon(endpoint)
+
+    @property
+    def now(self) -> float:
+        """The time of the datagram or timer being served, in seconds."""
+        return self._now
 
     @property
     def endpoints(self) -> int:

@@ -12,12 +12,14 @@ import inspect
 from collections.abc import Iterator
 from typing import Final, Protocol, runtime_checkable
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txthings import coap, error, resource
 
 from coapgw.coap.codec import (
+    BAD_REQUEST,
     CHANGED,
     CONTENT,
     CONTENT_FORMAT,
@@ -31,13 +33,14 @@ from coapgw.coap.codec import (
     PROXYING_NOT_SUPPORTED,
     UNAUTHORIZED,
     URI_PATH,
+    URI_QUERY,
     Options,
     encode_body,
     encode_uint,
     message_options,
     to_message,
 )
-from coapgw.coap.messaging import Exchange, Handler
+from coapgw.coap.exchange import Exchange, Handler
 from coapgw.metrics import MessagingCounters
 
 FAILURES_LOGGED: Final = 100  # of mounted resources, per run: a request can cause one, and a flood must not fill a disk
@@ -84,6 +87,12 @@ class ResourceSite:
             self._render(exchange, options, path, payload)
 
         return render
+
+    def may_be_large(self, options: Options) -> bool:
+        """Return whether an answer to these options may not fit a datagram: one of coapgw's own resources knows."""
+        path = [value for number, value in options if number == URI_PATH]
+        found = static_child(self.root, [] if path == [b""] else path)
+        return getattr(found, "may_be_large", False) if isinstance(found, Bound) else found is not None
 
     # ------------------------------------------------------------------ the txThings way
 
@@ -148,6 +157,8 @@ class ResourceSite:
 class WellKnownCore(resource.CoAPResource):  # type: ignore[misc] # txThings has no types
     """``/.well-known/core`` (RFC 6690): the visible resources of a tree, for registered devices."""
 
+    may_be_large = True
+
     def __init__(self, root: resource.CoAPResource) -> None:
         """Describe the tree below *root*, as it is when asked."""
         super().__init__()
@@ -158,22 +169,61 @@ class WellKnownCore(resource.CoAPResource):  # type: ignore[misc] # txThings has
         if code != GET:
             return answering(METHOD_NOT_ALLOWED)
 
+        queries = [value for number, value in options if number == URI_QUERY]
+        if len(queries) > 1:
+            return answering(BAD_REQUEST, encode_body(payload=b"at most one filter (RFC 6690 section 4.1)"))
+        wanted = LinkFilter.parse(queries[0].decode("utf-8", "replace")) if queries else None
+
         def describe(exchange: Exchange, payload: bytes) -> None:
             if exchange.principal is None:
                 exchange.respond(UNAUTHORIZED)
                 return
-            links = ",".join(link_descriptions(self._root)).encode()
+            links = ",".join(link_descriptions(self._root, wanted=wanted)).encode()
             exchange.respond(CONTENT, encode_body([(CONTENT_FORMAT, encode_uint(LINK_FORMAT))], links))
 
         return describe
 
 
-def link_descriptions(found: resource.CoAPResource, path: str = "") -> Iterator[str]:
-    """Yield the link of each visible resource from *found* downwards (RFC 6690 section 2)."""
-    if found.visible:
+@attrs.frozen
+class LinkFilter:
+    """A query of ``/.well-known/core`` (RFC 6690 section 4.1): an attribute and a value, or the beginning of one.
+
+    Args:
+        name: of a link attribute, or ``href``.
+        value: without the ``*`` that may end it.
+        is_prefix: whether there was one.
+    """
+
+    name: str
+    value: str
+    is_prefix: bool
+
+    @classmethod
+    def parse(cls, query: str) -> LinkFilter:
+        """Take a query apart; without ``=`` it asks for links that have the attribute at all."""
+        name, equals, value = query.partition("=")
+        if not equals:
+            return cls(name, "", is_prefix=True)
+        return cls(name, value.removesuffix("*"), value.endswith("*"))
+
+    def fits(self, found: resource.CoAPResource, path: str) -> bool:
+        """Return whether the link to a resource is wanted; attributes with several values have them between spaces."""
+        if self.name == "href":
+            values = [path or "/"]
+        elif self.name == "obs":
+            values = [""] if found.observable else []
+        else:
+            values = [word for param in found.params.get(self.name, ()) for word in str(param.value).split(" ")]
+            values += [str(param.value) for param in found.params.get(self.name, ())]
+        return any(value.startswith(self.value) if self.is_prefix else value == self.value for value in values)
+
+
+def link_descriptions(found: resource.CoAPResource, path: str = "", wanted: LinkFilter | None = None) -> Iterator[str]:
+    """Yield the link of each visible, *wanted* resource from *found* downwards (RFC 6690 section 2)."""
+    if found.visible and (wanted is None or wanted.fits(found, path)):
         yield f"<{path or '/'}>" + found.encode_params() + (";obs" if found.observable else "")
     for segment, child in sorted(found.children.items(), key=lambda item: _text(item[0])):
-        yield from link_descriptions(child, f"{path}/{_text(segment)}")
+        yield from link_descriptions(child, f"{path}/{_text(segment)}", wanted)
 
 
 def static_child(found: resource.CoAPResource, path: list[bytes]) -> resource.CoAPResource | None:

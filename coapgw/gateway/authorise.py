@@ -30,6 +30,24 @@ class DevicesByAddress:
         return device if device is not None and device.status is DeviceStatus.ACTIVE else None
 
 
+class DevicesByAssociation:
+    """Knows devices by the association of a secure transport: who has one has proved to be the device it names."""
+
+    def __init__(self, directory: IDeviceDirectory) -> None:
+        """Look devices up in *directory*."""
+        self._directory = directory
+
+    @property
+    def generation(self) -> int:
+        """A number that grows when any device changed."""
+        return self._directory.generation
+
+    def identify(self, address: Hashable) -> Device | None:
+        """Return the active device behind an association (which has an *iccid*), None if it is active no more."""
+        device = self._directory.by_iccid(getattr(address, "iccid", ""))
+        return device if device is not None and device.status is DeviceStatus.ACTIVE else None
+
+
 def _canonical(host: str) -> str:
     """Return an IPv6 host, as the socket wrote it, in the form the registry keeps; a zone is dropped."""
     address = ipaddress.IPv6Address(host.partition("%")[0])

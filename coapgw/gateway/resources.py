@@ -9,9 +9,10 @@ from twisted.logger import Logger
 from txthings import resource
 
 from coapgw.coap.codec import (
-    BAD_OPTION,
     BAD_REQUEST,
     CHANGED,
+    CONTENT,
+    FORBIDDEN,
     GATEWAY_TIMEOUT,
     GET,
     INTERNAL_SERVER_ERROR,
@@ -22,23 +23,28 @@ from coapgw.coap.codec import (
     REQUEST_ENTITY_TOO_LARGE,
     SERVICE_UNAVAILABLE,
     SIZE1,
+    TOO_MANY_REQUESTS,
     UNAUTHORIZED,
     URI_QUERY,
     Options,
-    decode_uint,
     encode_body,
     encode_uint,
 )
-from coapgw.coap.messaging import Exchange, Handler
+from coapgw.coap.exchange import Exchange, Handler
 from coapgw.coap.site import NOT_FOUND_BODY, Branch, WellKnownCore, answering
 from coapgw.errors import DeviceUnknown, PayloadTooLarge, StorageError, TopicRefused
+from coapgw.gateway.bootstrap import Bootstrap, SourceRefused, TermsNotAccepted, TooManyAsking
+from coapgw.gateway.rate import OverRate
 from coapgw.gateway.topics import parse_topic
 from coapgw.gateway.uplink import NotPublished, TooManyWaiting, Uplink
 from coapgw.model import Device
 
 RETRY_SECONDS: Final = 30  # Max-Age of a 5.03: what a full spool or a failing disk may need at the least
 _RETRY: Final = encode_body([(MAX_AGE, encode_uint(RETRY_SECONDS))])
-_BLOCK1: Final = 27  # RFC 7959: block number << 4 | more << 3 | size exponent
+_TERMS: Final = (
+    b'{"statusText":"Unauthorized","errors":[{"code":401,"message":"the terms of this service are not accepted"}]}'
+)
+_NO_KEY: Final = b'{"statusText":"Internal Server Error","errors":[{"code":500,"message":"no key could be stored"}]}'
 _log = Logger()
 
 
@@ -51,6 +57,8 @@ def answer_to(error: Exception) -> tuple[int, bytes]:
             return UNAUTHORIZED, b""
         case PayloadTooLarge():
             return REQUEST_ENTITY_TOO_LARGE, encode_body([(SIZE1, encode_uint(error.limit_bytes))])
+        case OverRate():
+            return TOO_MANY_REQUESTS, encode_body([(MAX_AGE, encode_uint(error.retry_seconds))])
         case StorageError() | TooManyWaiting():
             return SERVICE_UNAVAILABLE, _RETRY
         case NotPublished():
@@ -58,6 +66,24 @@ def answer_to(error: Exception) -> tuple[int, bytes]:
         case _:
             _log.error("unexpected {kind} for a device's message", kind=type(error).__name__)
             return INTERNAL_SERVER_ERROR, b""
+
+
+def bootstrap_answer_to(error: Exception) -> tuple[int, bytes]:
+    """Return the CoAP code and body that tell a device why it gets no key.
+
+    To the shortest request there is, GET /bootstrap in 14 bytes, a stranger's answer is 46 bytes larger than that.
+    """
+    match error:
+        case SourceRefused():
+            return FORBIDDEN, b""
+        case DeviceUnknown():
+            return UNAUTHORIZED, encode_body(payload=b'{"statusText":"Unauthorized","errors":[{"code":401}]}')
+        case TermsNotAccepted():
+            return UNAUTHORIZED, encode_body(payload=_TERMS)
+        case TooManyAsking():
+            return SERVICE_UNAVAILABLE, _RETRY
+        case _:
+            return INTERNAL_SERVER_ERROR, encode_body(payload=_NO_KEY)
 
 
 def conclude(exchange: Exchange, error: Exception | None) -> None:
@@ -83,8 +109,6 @@ class UplinkResource(resource.CoAPResource):  # type: ignore[misc] # txThings ha
         """Return the handler for this method and these options."""
         if code != POST:
             return self._other_methods
-        if any(number == _BLOCK1 and decode_uint(value) >> 3 for number, value in options):
-            return answering(BAD_OPTION)  # an upload in blocks, which is not served yet: never half a message
         try:
             topic = parse_topic(value for number, value in options if number == URI_QUERY)
         except TopicRefused as refusal:
@@ -116,11 +140,42 @@ class UplinkResource(resource.CoAPResource):  # type: ignore[misc] # txThings ha
         return handle
 
 
-def make_root(uplink: Uplink) -> resource.CoAPResource:
+class BootstrapResource(resource.CoAPResource):  # type: ignore[misc] # txThings has no types
+    """``/bootstrap``: GET tells a device its key and where to go with it.
+
+    No Content-Format: one client searches the raw datagram as a C string, and 0 would be a zero byte before the text.
+    """
+
+    def __init__(self, bootstrap: Bootstrap) -> None:
+        """Have *bootstrap* answer."""
+        super().__init__()
+        self.visible = True
+        self.addParam(resource.LinkParam("title", "bootstrap"))
+        self._bootstrap = bootstrap
+
+    def bind(self, code: int, options: Options) -> Handler:
+        """Return the handler for this method."""
+        return self._get if code == GET else answering(METHOD_NOT_ALLOWED)
+
+    def _get(self, exchange: Exchange, payload: bytes) -> None:
+        device, address = exchange.principal, exchange.endpoint.address
+        source = address[0] if isinstance(address, tuple) else None  # of a DTLS association there is no doubt
+
+        def told(outcome: bytes | Exception) -> None:
+            if isinstance(outcome, bytes):
+                exchange.respond(CONTENT, encode_body(payload=outcome))
+            else:
+                exchange.respond(*bootstrap_answer_to(outcome))
+
+        self._bootstrap.ask(device if isinstance(device, Device) else None, source, exchange.local_host, told)
+
+
+def make_root(uplink: Uplink, bootstrap: Bootstrap) -> resource.CoAPResource:
     """Return the tree of coapgw's resources; an application may mount its own below it with ``putChild``."""
     not_here = answering(METHOD_NOT_ALLOWED)
     root = UplinkResource(uplink, "uplink", _root_methods)
     root.putChild(b"data", UplinkResource(uplink, "uplink", not_here))
+    root.putChild(b"bootstrap", BootstrapResource(bootstrap))
     well_known = Branch()
     well_known.putChild(b"core", WellKnownCore(root))
     root.putChild(b".well-known", well_known)

@@ -14,6 +14,7 @@ import attrs
 
 from coapgw.errors import CoapgwError, PayloadTooLarge
 from coapgw.gateway.envelope import EnvelopeWriter, MessageIds
+from coapgw.gateway.rate import DeviceRates, OverRate
 from coapgw.gateway.topics import mqtt_topic
 from coapgw.interfaces import Answer, ISpool, ITranslator
 from coapgw.metrics import UplinkCounters
@@ -55,6 +56,8 @@ class Uplink:
         ids: of messages.
         clock: seconds since the epoch.
         translator: turns payloads into JSON; None forwards them as they are.
+        heard: gets, by ICCID, when each device was last heard, in milliseconds since the epoch; somebody empties it.
+        rates: how much one device may send; None is no limit.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class Uplink:
         settings: UplinkSettings,
         *,
         translator: ITranslator | None = None,
+        rates: DeviceRates | None = None,
         counters: UplinkCounters | None = None,
+        heard: dict[str, int] | None = None,
     ) -> None:
         """Store messages in *spool*."""
         self._spool = spool
@@ -73,7 +78,9 @@ class Uplink:
         self._clock = clock
         self._settings = settings
         self._translator = translator
+        self._rates = rates
         self.counters = counters or UplinkCounters()
+        self._heard: dict[str, int] = {} if heard is None else heard
         self._envelopes = EnvelopeWriter()
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
 
@@ -90,7 +97,14 @@ class Uplink:
             answer(PayloadTooLarge(len(payload), settings.max_payload))
             return
         now = self._clock()
-        received = int(now * 1000)
+        self._heard[device.iccid] = received = int(now * 1000)
+        if self._rates is not None:
+            try:
+                self._rates.take(device.iccid)
+            except OverRate as refusal:
+                self.counters.over_rate += 1
+                answer(refusal)
+                return
         message = self._message(device, topic, payload, received)
         introduction = None
         if not self._spool.is_introduced(device.iccid, device.created_at):

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -44,6 +44,8 @@ class Publisher:
         self._tail = 0  # the highest place that is in memory or was delivered
         self._newest = 0  # the highest place known to be committed
         self._reading = False
+        self._is_unreadable = False
+        self._retry: IDelayedCall | None = None
         self._settled: list[int] = []
         self._stopped = False
 
@@ -57,6 +59,9 @@ class Publisher:
     def stop(self) -> None:
         """Deliver nothing from now on; what was settled is handed to the spool."""
         self._stopped = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         self._hand_over_settled()
 
     @property
@@ -99,7 +104,7 @@ class Publisher:
 
     def _read(self, messages: list[Spooled], newest: int) -> None:
         """Take what was read; *newest* was committed when the read was asked for."""
-        self._reading = False
+        self._reading = self._is_unreadable = False
         if messages:
             self._ready.extend(messages)
             self._tail = messages[-1].place
@@ -108,10 +113,14 @@ class Publisher:
         self._deliver_or_read()
 
     def _not_read(self, failure: Failure) -> None:
-        self.log.error("the spool cannot be read: {reason}", reason=failure.getErrorMessage())
-        self._reactor.callLater(RETRY_SECONDS, self._read_again)
+        if not self._is_unreadable:
+            self._is_unreadable = True
+            self.log.error("the spool cannot be read: {reason}", reason=failure.getErrorMessage())
+        if not self._stopped:
+            self._retry = self._reactor.callLater(RETRY_SECONDS, self._read_again)
 
     def _read_again(self) -> None:
+        self._retry = None
         self._reading = False
         self._deliver_or_read()
 

@@ -1,4 +1,4 @@
-"""The pump between a UDP socket and a CoAP message layer.
+"""The pump between a UDP socket and what answers its datagrams.
 
 Twisted's ``udp.Port`` reads until it has so many *bytes*, so that a flood of tiny datagrams starves everything
 else; it cuts datagrams at 8192 bytes, forgets which of our addresses was asked, and raises where sending blocks.
@@ -8,13 +8,14 @@ from the address that was asked (RFC 7252 section 8 asks for it, and networks wi
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet import udp
 from twisted.internet.error import CannotListenError
@@ -23,7 +24,6 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from coapgw.coap.endpoints import Address
-from coapgw.coap.messaging import MessageLayer
 from coapgw.metrics import SocketCounters
 
 BATCH: Final = 128  # datagrams a turn of the reactor: about two milliseconds, then timers and MQTT have theirs
@@ -37,11 +37,29 @@ _IN_PKTINFO: Final = struct.Struct("=I4s4s")  # interface index, local address, 
 _IN6_PKTINFO: Final = struct.Struct("=16sI")  # address, interface index: RFC 3542 section 6.2
 _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h: beyond net.core.rmem_max, for root
 
+_WILDCARDS: Final = ("", "0.0.0.0", "::")
+
 _Ancillary = tuple[tuple[int, int, bytes], ...]
 
 
+class Layer(Protocol):
+    """What a socket's pump drives: a message layer, or a DTLS front with one behind it; *now* in seconds."""
+
+    def receive_datagram(self, data: bytes, address: Address, now: float, /) -> None:
+        """Take a datagram."""
+
+    def datagrams_to_send(self, now: float, /) -> list[tuple[bytes, Address]]:
+        """Return what is to be sent."""
+
+    def next_timer(self) -> float | None:
+        """Return when ``handle_timer`` is to be called."""
+
+    def handle_timer(self, now: float, /) -> None:
+        """Do what is due."""
+
+
 class CoapPort(udp.Port):
-    """A UDP socket whose datagrams go to a message layer.
+    """A UDP socket whose datagrams go to a layer.
 
     On a wildcard address an endpoint's address is the peer's with the packet information appended (which of our
     addresses it talks to, on which interface); otherwise it is what ``recvfrom`` says.
@@ -60,7 +78,7 @@ class CoapPort(udp.Port):
         self,
         port: int,
         host: str,
-        make_layer: Callable[[Callable[[], None]], MessageLayer],
+        make_layer: Callable[[Callable[[], None]], Layer],
         reactor: Any,  # IReactorFDSet and IReactorTime, which Twisted has no common type for
         *,
         receive_buffer: int = 4 << 20,
@@ -74,7 +92,7 @@ class CoapPort(udp.Port):
         self._reactor_time: IReactorTime = reactor
         self._monotonic = monotonic
         self._receive_buffer = receive_buffer
-        self._wildcard = host in ("", "0.0.0.0", "::")
+        self._wildcard = host in _WILDCARDS
         self._reading = False
         self._flush_call: IDelayedCall | None = None
         self._timer: IDelayedCall | None = None
@@ -150,8 +168,9 @@ class CoapPort(udp.Port):
                     self.counters.pump_errors += 1
                     if self.counters.pump_errors <= FAILURES_LOGGED:
                         self.log.failure("a datagram caused an error of ours; it was dropped")
-        except OSError:
+        except OSError as error:
             self.counters.receive_failed += 1  # e.g. a late ICMP error of an answer; the socket goes on
+            self.socket_failed(error)
         finally:
             self._reading = False
         self.flush()
@@ -192,9 +211,13 @@ class CoapPort(udp.Port):
                 send(data, address)
             except BlockingIOError:
                 self.counters.send_blocked += 1
-            except OSError:
+            except OSError as error:
                 self.counters.send_failed += 1
+                self.socket_failed(error)
         self._set_timer(now)
+
+    def socket_failed(self, error: OSError) -> None:
+        """Do nothing more than count: a server goes on.  For those who talk to one peer only."""
 
     def _send_with_information(self, data: bytes, address: Any) -> None:
         """Send from the address that was asked, and leave the interface to the routing table."""
@@ -250,3 +273,30 @@ def _source(information: bytes) -> _Ancillary:
         packed = _IN6_PKTINFO.pack(local, interface if link_local else 0)
         return ((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, packed),)
     return ()
+
+
+def local_hosts(host: str) -> Callable[[Address], str]:
+    """Return what tells, of an address that a ``CoapPort`` on *host* gave its layer, which of ours that peer talks to.
+
+    In figures, without a zone, an IPv4-mapped address as IPv4; empty if the system did not say.
+    """
+    if host in _WILDCARDS:
+        return _local_host
+    own = _figures(ipaddress.ip_address(host.partition("%")[0]))
+    return lambda address: own
+
+
+def _local_host(address: Address) -> str:
+    """Return the address that is in the packet information at the end of *address*."""
+    information = address[-1] if isinstance(address, tuple) else None
+    if not isinstance(information, bytes):
+        return ""
+    if len(information) == _IN_PKTINFO.size:
+        return socket.inet_ntop(socket.AF_INET, _IN_PKTINFO.unpack(information)[1])
+    if len(information) == _IN6_PKTINFO.size:
+        return _figures(ipaddress.IPv6Address(information[:16]))
+    return ""
+
+
+def _figures(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    return str(getattr(address, "ipv4_mapped", None) or address)

@@ -80,7 +80,7 @@ def open_registry(url: str, data: Path) -> RegistryDatabase:
         StorageError: it cannot be opened, is damaged, is no registry, or is of a newer version.
     """
     if not url:
-        _make_directory(data)
+        make_directory(data)
     parsed = URL.create("sqlite", database=str(data / FILE_NAME)) if not url else _parsed(url)
     if parsed.get_backend_name() == "sqlite":
         return _open_sqlite(parsed)
@@ -209,7 +209,8 @@ def _listen_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
 
-def _make_directory(data: Path) -> None:
+def make_directory(data: Path) -> None:
+    """Make the data directory, its owner's alone, if it is not there.  Raises StorageError."""
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
 from sqlalchemy import Connection, Select, delete, insert, or_, select, update
@@ -13,7 +13,8 @@ from coapgw.errors import DeviceExists, DeviceNotFound, DeviceRefused, ImportRef
 from coapgw.interfaces import IDeviceRegistry
 from coapgw.model import Device, DeviceStatus, checked_iccid, checked_imsi, checked_ip, checked_name, checked_status
 from coapgw.storage.database import RegistryDatabase
-from coapgw.storage.tables import devices, devices_removed, registry_version
+from coapgw.storage.key_image import KeyImage, image_of
+from coapgw.storage.tables import device_keys, devices, devices_removed, registry_version
 
 CHUNK: Final = 500  # values in one IN (…): SQLite before 3.32 takes 999 in a statement
 ROWS_AT_ONCE: Final = 10_000  # what one step of a long read or write holds in memory
@@ -22,9 +23,11 @@ _COLUMNS: Final = (
     *(devices.c.iccid, devices.c.imsi, devices.c.ip, devices.c.name),
     *(devices.c.status, devices.c.created_at, devices.c.updated_at),
 )
+_KEY: Final = (device_keys.c.iccid, device_keys.c.serial, device_keys.c.format, device_keys.c.sealed)
 _STATUS: Final = {status.value: status for status in DeviceStatus}
 _CHANGEABLE: Final = frozenset(("imsi", "ip", "name", "status"))
 
+_Item = TypeVar("_Item")
 _Devices: TypeAlias = list[Device]  # inside the class, "list" is a method
 
 
@@ -35,14 +38,16 @@ class Changes:
     Args:
         version: reading on from here misses nothing.
         changed: devices as they are now, in no order.
-        removed: ICCIDs of devices that are gone; one that came back is in *changed* too.
-        complete: *changed* holds every device there is, and *removed* nothing.
+        removed: ICCIDs of devices that are gone, with their keys; one that came back is in *changed* too.
+        complete: *changed* holds every device there is, *keys* every key, and *removed* nothing.
+        keys: by ICCID, those that were set or replaced, as they are now.
     """
 
     version: int
     changed: Sequence[Device]
     removed: Sequence[str] = ()
     complete: bool = False
+    keys: Mapping[str, KeyImage] = attrs.field(factory=dict, repr=False)
 
 
 @implementer(IDeviceRegistry)
@@ -76,7 +81,7 @@ class DeviceRegistry:
         for field in changes.keys() - _CHANGEABLE:
             raise DeviceRefused(field, changes[field], "no field that can be changed")
         with self._database.writing() as (connection, version):
-            old = _one(connection, iccid)
+            old = find_device(connection, iccid)
             new = checked(attrs.evolve(old, **changes))  # type: ignore[arg-type]  # which is what it checks
             if new == old:
                 return old
@@ -87,9 +92,10 @@ class DeviceRegistry:
         return new
 
     def remove(self, iccid: str) -> None:
-        """Forget a device.  Raises DeviceNotFound."""
+        """Forget a device and its key.  Raises DeviceNotFound."""
         with self._database.writing() as (connection, version):
-            _one(connection, iccid)
+            find_device(connection, iccid)
+            connection.execute(delete(device_keys).where(device_keys.c.iccid == iccid))
             connection.execute(delete(devices).where(devices.c.iccid == iccid))
             connection.execute(delete(devices_removed).where(devices_removed.c.iccid == iccid))
             connection.execute(insert(devices_removed), {"iccid": iccid, "version": version})
@@ -97,7 +103,7 @@ class DeviceRegistry:
     def get(self, iccid: str) -> Device:
         """Return one device.  Raises DeviceNotFound."""
         with self._database.reading() as connection:
-            return _one(connection, iccid)
+            return find_device(connection, iccid)
 
     def list(self, limit: int, after: str | None = None, status: str | None = None, q: str | None = None) -> _Devices:
         """Return up to *limit* devices in the order of their ICCIDs, from behind the ICCID *after*.
@@ -130,7 +136,7 @@ class DeviceRegistry:
             refusals = list(_conflicts(connection, born))
             if refusals:
                 raise ImportRefused(refusals)
-            for some in _pieces(born, ROWS_AT_ONCE):
+            for some in pieces(born, ROWS_AT_ONCE):
                 connection.execute(insert(devices), [_row(device, version) for device in some])
         return len(born)
 
@@ -145,11 +151,14 @@ class DeviceRegistry:
             if current == version:
                 return None
             if version is None or current < version:
-                return Changes(current, _read(connection, select(*_COLUMNS)), complete=True)
+                devices_there = _read(connection, select(*_COLUMNS))
+                return Changes(current, devices_there, complete=True, keys=_read_keys(connection, select(*_KEY)))
             # Removals before changes: a device that comes back in between is there in the end.
             removed = connection.execute(select(devices_removed.c.iccid).where(devices_removed.c.version > version))
             gone = tuple(removed.scalars())
-            return Changes(current, _read(connection, select(*_COLUMNS).where(devices.c.version > version)), gone)
+            changed = _read(connection, select(*_COLUMNS).where(devices.c.version > version))
+            keys = _read_keys(connection, select(*_KEY).where(device_keys.c.serial > version))
+            return Changes(current, changed, gone, keys=keys)
 
     def _all_born(self, new: Iterable[Device]) -> tuple[_Devices, Sequence[tuple[int, DeviceRefused]]]:
         """Return checked devices with their times, and a refusal for each that is wrong or repeats an earlier one."""
@@ -198,8 +207,8 @@ def _born(device: Device, now: int) -> Device:
     return attrs.evolve(checked(device), created_at=now, updated_at=now)
 
 
-def _one(connection: Connection, iccid: str) -> Device:
-    """Return a device; raises DeviceNotFound."""
+def find_device(connection: Connection, iccid: str) -> Device:
+    """Return a device, as the transaction of *connection* sees it.  Raises DeviceNotFound."""
     try:
         row = connection.execute(select(*_COLUMNS).where(devices.c.iccid == checked_iccid(iccid))).one_or_none()
     except DeviceRefused:
@@ -224,7 +233,7 @@ def _address_taken(ip: str, other: str | None) -> DeviceExists:
 
 def _conflicts(connection: Connection, new: Sequence[Device]) -> Iterator[tuple[int, DeviceExists]]:
     """Yield the row (from 1) of each new device whose ICCID or address is taken, and what to say."""
-    for piece, some in enumerate(_pieces(new, CHUNK)):
+    for piece, some in enumerate(pieces(new, CHUNK)):
         iccids = [device.iccid for device in some]
         known = set(connection.execute(select(devices.c.iccid).where(devices.c.iccid.in_(iccids))).scalars())
         ips = [device.ip for device in some if device.ip is not None]
@@ -239,10 +248,10 @@ def _conflicts(connection: Connection, new: Sequence[Device]) -> Iterator[tuple[
                 yield row, _address_taken(str(device.ip), holders[device.ip])
 
 
-def _pieces(new: Sequence[Device], size: int) -> Iterator[Sequence[Device]]:
-    """Yield *new* in pieces of at most *size*."""
-    for start in range(0, len(new), size):
-        yield new[start : start + size]
+def pieces(whole: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    """Yield *whole* in pieces of at most *size*."""
+    for start in range(0, len(whole), size):
+        yield whole[start : start + size]
 
 
 def _row(device: Device, version: int) -> dict[str, object]:
@@ -268,3 +277,9 @@ def _read(connection: Connection, wanted: Select[Any]) -> list[Device]:
     """Return every device that *wanted* selects, never holding all of them twice."""
     rows = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(wanted)
     return [_device(row) for row in rows]
+
+
+def _read_keys(connection: Connection, wanted: Select[Any]) -> dict[str, KeyImage]:
+    """Return every key that *wanted* selects, by the ICCID of its device."""
+    rows = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(wanted)
+    return {iccid: image_of(serial, key_format, sealed) for iccid, serial, key_format, sealed in rows}

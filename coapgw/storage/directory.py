@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
-from twisted.application.service import IService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
@@ -18,7 +18,9 @@ from coapgw.errors import StorageError
 from coapgw.interfaces import IDeviceDirectory
 from coapgw.model import Device
 from coapgw.storage.devices import Changes
+from coapgw.storage.key_image import KeyImage, serial_of
 
+STALE_SECONDS: Final = 30.0  # a look that takes this long is not coming back soon
 POLL_SECONDS: Final = 0.25  # a change shall be seen within a second, also on a machine that is busy
 
 ReadChanges: TypeAlias = Callable[[int | None], Changes | None]
@@ -43,6 +45,7 @@ class DeviceDirectory:
         self._read_changes = read_changes
         self._by_iccid: dict[str, Device] = {}
         self._by_address: dict[str, Device] = {}
+        self._keys: dict[str, KeyImage] = {}
         self._version: int | None = None
         self._subscribers: list[Callable[[Sequence[str]], None]] = []
         self.generation = 0
@@ -59,8 +62,24 @@ class DeviceDirectory:
         """Return the device with this ICCID, whatever its status."""
         return self._by_iccid.get(iccid)
 
+    def key_image(self, iccid: str) -> KeyImage | None:
+        """Return the key of the device with this ICCID, still sealed, whatever the device's status."""
+        return self._keys.get(iccid)
+
+    def take_key(self, iccid: str, image: KeyImage) -> None:
+        """Know a key that was stored a moment ago, before a look at the registry finds it, and tell the subscribers.
+
+        A look that has seen the transaction which stored it knows better what became of it.
+        """
+        known = self._keys.get(iccid)
+        seen = self._version if known is None else max(self._version or 0, serial_of(known))
+        if seen is None or serial_of(image) <= seen or iccid not in self._by_iccid:
+            return
+        self._keys[self._by_iccid[iccid].iccid] = image
+        self._tell([iccid])
+
     def subscribe(self, callback: Callable[[Sequence[str]], None]) -> None:
-        """Tell *callback* from now on which devices (ICCIDs, each once) came, changed or went.
+        """Tell *callback* from now on which devices (ICCIDs, each once) came, changed, got another key, or went.
 
         It is called in the reactor's thread, once for all that one look at the registry found, when the image and
         *generation* are those after the change.
@@ -88,10 +107,12 @@ class DeviceDirectory:
 
     def apply(self, changes: Changes) -> None:
         """Bring the image to the state that *changes* leads to, in one go, and tell the subscribers."""
-        touched = self._replace(changes.changed) if changes.complete else self._amend(changes.changed, changes.removed)
+        touched = self._replace(changes) if changes.complete else self._amend(changes)
         self._version = changes.version
-        if not touched:
-            return
+        if touched:
+            self._tell(touched)
+
+    def _tell(self, touched: Sequence[str]) -> None:
         self.generation += 1
         for callback in self._subscribers:
             with self._log.failuresHandled("telling of changed devices"):
@@ -99,7 +120,7 @@ class DeviceDirectory:
 
     def follow(
         self, reactor: Any, call_in_thread: CallInThread | None = None, interval: float = POLL_SECONDS
-    ) -> IService:
+    ) -> RegistryFollower:
         """Return a service that keeps the image up to date while it runs.
 
         Args:
@@ -109,30 +130,40 @@ class DeviceDirectory:
         """
         return RegistryFollower(self, reactor, call_in_thread or _pool_of(reactor), interval)
 
-    def _replace(self, devices: Sequence[Device]) -> Sequence[str]:
+    def _replace(self, everything: Changes) -> Sequence[str]:
         """Forget what was known; return the ICCIDs of what came, changed or went."""
-        before = self._by_iccid
-        self._by_iccid = {device.iccid: device for device in devices}
+        before, keys_before = self._by_iccid, self._keys
+        devices = everything.changed
+        known = self._by_iccid = {device.iccid: device for device in devices}
         self._by_address = {device.ip: device for device in devices if device.ip is not None}
-        touched = [device.iccid for device in devices if before.get(device.iccid) != device]
-        touched += before.keys() - self._by_iccid.keys()
+        # One text for an ICCID, not two: of a million they are 68 MB.
+        self._keys = {known[iccid].iccid if iccid in known else iccid: key for iccid, key in everything.keys.items()}
+        touched = [
+            device.iccid
+            for device in devices
+            if before.get(device.iccid) != device or keys_before.get(device.iccid) != self._keys.get(device.iccid)
+        ]
+        touched += before.keys() - known.keys()
         return touched
 
-    def _amend(self, changed: Sequence[Device], removed: Sequence[str]) -> Sequence[str]:
+    def _amend(self, news: Changes) -> Sequence[str]:
         """Take in what changed; return the ICCIDs of what came, changed or went.
 
-        Old addresses go before new ones come: one that moved from device to device must not be lost on the way.
+        Old addresses go before new ones come: one that moved from device to device must not be lost on the way.  And
+        keys go with their device before keys come: one that came back may have another.
         """
-        for iccid in removed:
+        for iccid in news.removed:
             self._forget_address(iccid)
-        for device in changed:
+            self._keys.pop(iccid, None)
+        for device in news.changed:
             self._forget_address(device.iccid)
-        gone = [iccid for iccid in removed if self._by_iccid.pop(iccid, None) is not None]
-        for device in changed:
+        gone = [iccid for iccid in news.removed if self._by_iccid.pop(iccid, None) is not None]
+        for device in news.changed:
             self._by_iccid[device.iccid] = device
             if device.ip is not None:
                 self._by_address[device.ip] = device
-        return list(dict.fromkeys([*gone, *(device.iccid for device in changed)]))
+        self._keys.update(news.keys)
+        return list(dict.fromkeys([*gone, *(device.iccid for device in news.changed), *news.keys]))
 
     def _forget_address(self, iccid: str) -> None:
         """Take a device's address from it, unless it is another's by now."""
@@ -158,6 +189,12 @@ class RegistryFollower(Service):
         self._loop.clock = clock
         self._looking: Deferred[None] | None = None
         self._failing = False
+        self._clock = clock
+        self._looked_at = clock.seconds()
+
+    def is_healthy(self) -> bool:
+        """Whether the last look at the registry went well, and was not too long ago."""
+        return not self._failing and self._clock.seconds() - self._looked_at < STALE_SECONDS
 
     def startService(self) -> None:
         """Begin to look."""
@@ -199,6 +236,7 @@ class RegistryFollower(Service):
 
     def _looked(self, _: object) -> None:
         self._looking = None
+        self._looked_at = self._clock.seconds()
 
 
 def _pool_of(reactor: Any) -> CallInThread:

@@ -34,6 +34,7 @@ WAITING_BYTES: Final = 64 << 20
 GATHER_SECONDS: Final = 0.001  # from one group to the next: a commit costs the same CPU whatever is in it
 SETTLE_SECONDS: Final = 0.1  # how long deletions wait for a commit to travel with
 CALM_SECONDS: Final = 5.0  # without a failure, then the log says that it works again
+RETRY_SECONDS: Final = 1.0  # until deletions that failed are tried again, if no commit takes them along before
 
 Followers: TypeAlias = "list[Callable[[Sequence[Spooled]], None]]"
 
@@ -123,6 +124,7 @@ class Spool:
         self._looking = False
         self._waiting_bytes = 0
         self._waiting_messages = 0
+        self._refused_size = OVERHEAD_BYTES  # no message is smaller
         self._group = Group()
         self._handing_over = False
         self._gather_until = 0.0
@@ -145,6 +147,7 @@ class Spool:
             size += len(introduction.lifecycle.topic) + len(introduction.lifecycle.payload) + OVERHEAD_BYTES
         waiting = self._waiting_bytes + size
         if self._bytes + waiting > self._max_bytes:
+            self._refused_size = min(size, self._max_bytes)  # what never fits does not keep it full
             raise SpoolFull(f"the spool holds {self._bytes + waiting - size} bytes of {self._max_bytes}")
         if waiting > WAITING_BYTES or self._waiting_messages >= WAITING_MESSAGES:
             raise SpoolFull("more is waiting to be written than memory may hold")
@@ -176,18 +179,22 @@ class Spool:
 
     def settle(self, places: Iterable[int]) -> None:
         """Delete messages with the next commit, or soon."""
-        self._group.settled.extend(places)
-        self._hand_over_soon()
+        settled = self._group.settled
+        before = len(settled)
+        settled.extend(places)
+        self.counters.settled += len(settled) - before
+        self._settle_in(SETTLE_SECONDS)
 
     def set_aside(self, message: Spooled, reason: str) -> None:
         """Keep a message as a dead letter, with the next commit or soon."""
         self._group.settled.append(message.place)
         self._group.set_aside.append(DeadLetter(*message, reason, int(self._clock() * 1000)))
-        self._hand_over_soon()
+        self._settle_in(SETTLE_SECONDS)
 
-    def _hand_over_soon(self) -> None:
+    def _settle_in(self, seconds: float) -> None:
+        """Hand over what is to be deleted in so many seconds, unless that happens anyway."""
         if not self._handing_over and self._settle_call is None and self._closed is None:
-            self._settle_call = self._reactor.callLater(SETTLE_SECONDS, self._settle_now)
+            self._settle_call = self._reactor.callLater(seconds, self._settle_now)
 
     def _settle_now(self) -> None:
         self._settle_call = None
@@ -230,6 +237,8 @@ class Spool:
                 self._introduced.difference_update(group.introduced)
                 self._group.settled.extend(group.settled)
                 self._group.set_aside.extend(group.set_aside)
+        if failure is not None and self._group.settled:
+            self._settle_in(RETRY_SECONDS)  # a full spool takes nothing in, so no message may ever come to do it
         self._note_health(failure)
         for group in groups:
             if not group.messages:
@@ -275,6 +284,12 @@ class Spool:
     def is_healthy(self) -> bool:
         """Whether the last commit or read went well."""
         return self._last_error is None
+
+    def is_full(self) -> bool:
+        """Whether the message that was refused last, or any message if none was, would be refused now."""
+        waiting = self._waiting_bytes + self._refused_size
+        too_much_waits = waiting > WAITING_BYTES or self._waiting_messages >= WAITING_MESSAGES
+        return too_much_waits or self._bytes + waiting > self._max_bytes
 
     @property
     def fill(self) -> float:

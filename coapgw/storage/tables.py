@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, MetaData, String, Table, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
 
-REVISION: Final = "0001"
+REVISION: Final = "0003"
 """The last migration; a database that says so needs none."""
 
 REVISION_TABLE: Final = "registry_revision"
@@ -25,6 +37,7 @@ devices: Final = Table(
     Column("created_at", BigInteger, nullable=False),  # milliseconds since the epoch
     Column("updated_at", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),  # of the transaction that wrote the row last
+    Column("last_seen_at", BigInteger),  # its own matter: writing it changes neither version nor updated_at
     UniqueConstraint("ip", name="devices_ip_once"),
     CheckConstraint("status IN ('ACTIVE', 'INACTIVE')", name="devices_status_known"),
     Index("devices_by_version", "version"),
@@ -37,6 +50,24 @@ devices_removed: Final = Table(
     Column("version", BigInteger, nullable=False),  # of the transaction that removed it last
     Index("devices_removed_by_version", "version"),
 )
+
+device_keys: Final = Table(
+    "device_keys",
+    metadata,
+    Column("iccid", String(20), ForeignKey("devices.iccid", name="device_keys_device"), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),  # as storage.sealing writes it
+    Column("format", String(6), nullable=False),
+    Column("by_user", Boolean, nullable=False),
+    Column("serial", BigInteger, nullable=False),  # the version of the transaction that wrote the secret
+    Column("created_at", BigInteger, nullable=False),  # of the device's first key, milliseconds since the epoch
+    Column("updated_at", BigInteger, nullable=False),  # of this key
+    Column("bootstrapped_at", BigInteger),  # when the device last asked for this key; changes no serial
+    CheckConstraint("format IN ('STRING', 'HEX')", name="device_keys_format_known"),
+    Index("device_keys_by_serial", "serial"),
+)
+
+key_seal: Final = Table("key_seal", metadata, Column("fingerprint", String(32), nullable=False))
+"""At most one row: which key file seals what is in ``device_keys``."""
 
 registry_version: Final = Table("registry_version", metadata, Column("n", BigInteger, nullable=False))
 """One row: how many transactions have written.  Each begins by adding one, which makes writers wait for each other: the

@@ -19,7 +19,7 @@ from coapgw.service import Gateway, makeGateway
 from tests.integration.gateway_process import Device, coapgw
 from tests.unit.coap_wire import datagram
 
-ANY = ["coap.listen=['127.0.0.1:0']", "mqtt.embedded.listen=['127.0.0.1:0']"]
+ANY = ["coap.listen=['127.0.0.1:0']", "mqtt.embedded.listen=['127.0.0.1:0']", "http.listen=127.0.0.1:0"]
 
 
 class Reactor(EPollReactor):
@@ -83,6 +83,7 @@ def test_it_starts_stops_and_starts_again(reactor: Reactor, tmp_path: Path) -> N
         assert _post(reactor, gateway)[1] == 0x44
         assert reactor.result(gateway.stopService()) is None
         assert not (tmp_path / "ports.json").exists()
+        assert list(gateway) == []  # nothing of this life looks at the registry in the next
 
 
 def test_stopping_twice_or_before_the_start_does_no_harm(reactor: Reactor, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_stopping_twice_or_before_the_start_does_no_harm(reactor: Reactor, tmp_p
     assert reactor.result(gateway.stopService()) is None
 
 
-@pytest.mark.parametrize("kind", ["coap", "mqtt.embedded"])
+@pytest.mark.parametrize("kind", ["coap", "mqtt.embedded", "http"])
 def test_an_address_in_use_leaves_nothing_open(reactor: Reactor, tmp_path: Path, kind: str) -> None:
     family = socket.SOCK_DGRAM if kind == "coap" else socket.SOCK_STREAM
     with socket.socket(socket.AF_INET, family) as taken:
@@ -101,7 +102,8 @@ def test_an_address_in_use_leaves_nothing_open(reactor: Reactor, tmp_path: Path,
         if kind != "coap":
             taken.listen()
         number = taken.getsockname()[1]
-        gateway = _gateway(reactor, tmp_path, f"{kind}.listen=['127.0.0.1:0', '127.0.0.1:{number}']")
+        addresses = f"127.0.0.1:{number}" if kind == "http" else f"['127.0.0.1:0', '127.0.0.1:{number}']"
+        gateway = _gateway(reactor, tmp_path, f"{kind}.listen={addresses}")
         with pytest.raises(CannotListenError):
             gateway.startService()
         assert not gateway.running

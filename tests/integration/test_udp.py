@@ -11,7 +11,8 @@ from twisted.internet.base import ReactorBase
 from twisted.internet.epollreactor import EPollReactor
 
 from coapgw.coap.codec import CHANGED, CONTENT, encode_body
-from coapgw.coap.messaging import Exchange, MessageLayer
+from coapgw.coap.exchange import Exchange
+from coapgw.coap.messaging import MessageLayer
 from coapgw.net.udp import BATCH, SOURCES_REMEMBERED, CoapPort
 from tests.unit.coap_wire import Peers, RecordingSite, datagram
 

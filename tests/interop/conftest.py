@@ -1,4 +1,4 @@
-"""A broker process for clients of other people's making."""
+"""What clients of other people's making talk to: a broker process, a gateway with DTLS."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 
 import attrs
 import pytest
+
+from tests.interop.coaps_server import CoapsServer, running_gateway
+from tests.interop.interop_table import InteropTable
 
 
 @attrs.frozen
@@ -45,3 +48,18 @@ def start_broker() -> Iterator[BrokerStart]:
     for broker in running:
         broker.terminate()
         broker.communicate(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def interop_table() -> Iterator[InteropTable]:
+    """The table of docs/interop.md."""
+    table = InteropTable()
+    yield table
+    table.write()
+
+
+@pytest.fixture(scope="module")
+def coaps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoapsServer]:
+    """A gateway with DTLS."""
+    with running_gateway(tmp_path_factory.mktemp("coaps") / "data") as server:
+        yield server

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import aiocoap
 import pytest
@@ -70,14 +69,8 @@ def test_libcoap_is_told_what_is_wrong(gateway: GatewayProcess) -> None:
 
 
 def test_libcoap_reads_the_links(gateway: GatewayProcess) -> None:
-    assert '</>;title="uplink",</data>;title="uplink"' in _coap_client(gateway, "-m", "get", path="/.well-known/core")
-
-
-def test_libcoap_is_refused_an_upload_in_blocks(gateway: GatewayProcess, tmp_path: Path) -> None:
-    """Block1 comes with a later version: half an upload is never taken for a message."""
-    (tmp_path / "payload").write_bytes(b"x" * 5000)
-    printed = _coap_client(gateway, "-m", "post", "-f", str(tmp_path / "payload"), "-b", "1024", path="/?t=large")
-    assert "4.02" in printed
+    links = '</>;title="uplink",</bootstrap>;title="bootstrap",</data>;title="uplink"'
+    assert links in _coap_client(gateway, "-m", "get", path="/.well-known/core")
 
 
 def test_aiocoap_posts_and_pings(gateway: GatewayProcess, subscriber: Subscriber) -> None:

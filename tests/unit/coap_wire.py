@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Hashable
 
 from coapgw.coap.codec import Options
-from coapgw.coap.messaging import Exchange, Handler, MessageLayer
+from coapgw.coap.exchange import Exchange, Handler
+from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.parameters import MessagingLimits
 
 CON, NON, ACK, RST = range(4)

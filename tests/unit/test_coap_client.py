@@ -7,7 +7,8 @@ import random
 import pytest
 
 from coapgw.coap.codec import CHANGED, CONTENT, GET, POST, encode_body
-from coapgw.coap.messaging import Exchange, MessageLayer
+from coapgw.coap.exchange import Exchange
+from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.outgoing import NoResponse, Response
 from coapgw.coap.parameters import MessagingLimits
 from tests.unit.coap_wire import Peers, RecordingSite

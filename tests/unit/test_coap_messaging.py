@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 
 from coapgw.coap.codec import CHANGED, CONTENT, encode_body
-from coapgw.coap.messaging import Exchange, MessageLayer
+from coapgw.coap.exchange import Exchange
+from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
 from tests.unit.coap_wire import (
     ACK,

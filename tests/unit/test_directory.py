@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from twisted.application.service import IService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -19,7 +19,7 @@ from coapgw.errors import StorageError
 from coapgw.interfaces import IDeviceDirectory
 from coapgw.model import Device
 from coapgw.storage.devices import Changes, DeviceRegistry
-from coapgw.storage.directory import POLL_SECONDS, DeviceDirectory
+from coapgw.storage.directory import POLL_SECONDS, STALE_SECONDS, DeviceDirectory
 from tests.fakes import MemoryDirectory
 from tests.unit.registries import OpenRegistry, iccid, registry_in
 
@@ -122,7 +122,7 @@ class Following:
         self.directory = DeviceDirectory(read_changes)
         self.told: list[list[str]] = []
         self.directory.subscribe(lambda iccids: self.told.append(sorted(iccids)))
-        self.service: IService = self.directory.follow(self.clock, at_once)
+        self.service = self.directory.follow(self.clock, at_once)
         self.service.startService()
 
     def poll(self) -> None:
@@ -276,7 +276,7 @@ def test_only_one_look_is_under_way(registry: DeviceRegistry) -> None:
     thread.finish()
     assert directory.by_iccid(iccid(1)) is not None
     clock.advance(POLL_SECONDS)
-    stopped = service.stopService()
+    stopped: Any = service.stopService()
     assert not stopped.called
     registry.add(Device(iccid(2)))
     thread.finish()
@@ -318,6 +318,30 @@ def test_failing_registry_is_logged_once_and_the_image_stays(registry: DeviceReg
     following.poll()
     assert following.directory.by_iccid(iccid(1)) is None
     following.service.stopService()
+
+
+def test_health_follows_the_registry_and_the_time_a_look_takes(registry: DeviceRegistry) -> None:
+    broken = False
+
+    def read_changes(version: int | None) -> Changes | None:
+        return failing(version) if broken else registry.changes_since(version)
+
+    following = Following(read_changes)
+    assert following.service.is_healthy()
+    broken = True
+    following.poll()
+    assert not following.service.is_healthy()
+    broken = False
+    following.poll()
+    assert following.service.is_healthy()
+    following.service.stopService()
+    clock = Clock()
+    stuck = DeviceDirectory(registry.changes_since).follow(clock, OneThread().call)
+    stuck.startService()
+    clock.advance(STALE_SECONDS - 1)
+    assert stuck.is_healthy()
+    clock.advance(1)
+    assert not stuck.is_healthy()
 
 
 def test_our_own_mistake_is_logged_with_its_traceback_and_survived(logged: list[LogEvent]) -> None:

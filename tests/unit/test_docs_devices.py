@@ -33,4 +33,4 @@ def test_examples_do_what_the_page_says(
             said = capsys.readouterr()
             assert TIME.sub("TIME", said.out + said.err) == TIME.sub("TIME", expected), line
             calls += 1
-    assert calls == 12
+    assert calls == 15

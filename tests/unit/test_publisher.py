@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -135,6 +136,29 @@ def test_a_read_that_fails_is_tried_again() -> None:
     spool.read_fails = False
     clock.advance(RETRY_SECONDS)
     assert link.places == [1, 2, 3]
+
+
+def test_a_spool_that_stays_unreadable_is_logged_once_until_it_could_be_read() -> None:
+    spool, link = SpoolStub(), LinkStub()
+    messages(spool, 3)
+    spool.read_fails = True
+    with capturedLogs() as logged:
+        _, clock, _ = _publisher(spool, link)
+        clock.pump([RETRY_SECONDS] * 10)
+        assert len(logged) == 1
+        spool.read_fails = False
+        clock.advance(RETRY_SECONDS)
+    assert link.places == [1, 2, 3]
+    assert len(logged) == 1
+
+
+def test_stopping_leaves_no_read_to_be_tried_again() -> None:
+    spool, link = SpoolStub(), LinkStub()
+    messages(spool, 1)
+    spool.read_fails = True
+    publisher, clock, _ = _publisher(spool, link)
+    publisher.stop()
+    assert clock.getDelayedCalls() == []
 
 
 def test_after_stop_nothing_is_delivered_and_nothing_settled_is_forgotten() -> None:

@@ -12,10 +12,12 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from coapgw.errors import StorageError
-from coapgw.model import Device, DeviceStatus
+from coapgw.errors import KeyNotFound, StorageError
+from coapgw.model import Device, DeviceKey, DeviceStatus, KeyFormat
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
+from coapgw.storage.keys import DeviceKeys
+from coapgw.storage.sealing import KeySeal
 from coapgw.storage.tables import REVISION, REVISION_TABLE, metadata
 from coapgw.storage.upgrade import migrations
 from tests.unit.registries import START_MS, iccid, opened_in, registry_in
@@ -107,6 +109,20 @@ def test_registry_of_every_older_version_is_upgraded(tmp_path: Path, dump: Path)
         opened.devices.add(Device(iccid(4)))
     assert sqlite(tmp_path / "registry.db", f"SELECT version_num FROM {REVISION_TABLE}") == [(REVISION,)]
     assert sqlite(tmp_path / "registry.db", "PRAGMA journal_mode") == [("wal",)]
+
+
+def test_key_in_a_registry_of_an_older_version_can_be_read(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "registry.db")
+    connection.executescript((DUMPS / "registry-0002.sql").read_text(encoding="utf-8"))
+    connection.close()
+    with registry_in(tmp_path) as opened:
+        keys = DeviceKeys(opened.database, KeySeal(bytes(range(32)), "the file of that time"), lambda: START_MS)
+        key = keys.get(iccid(1))
+        times = (START_MS + 2000, START_MS + 3000)
+        assert key == DeviceKey(iccid(1), b"q8Yt2LmZ0aXw4RbK", KeyFormat.STRING, False, 5, *times)
+        assert keys.bootstrap(iccid(1), 300) == key
+        with pytest.raises(KeyNotFound):
+            keys.get(iccid(2))
 
 
 def test_registry_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from coapgw.errors import SpoolFailing, SpoolFull, StorageError
 from coapgw.interfaces import ISpool
 from coapgw.model import Introduction, Outgoing, Spooled
 from coapgw.storage.dead_letters import Wish, dead_letters, open_requests, write_requests
-from coapgw.storage.spool import CALM_SECONDS, GATHER_SECONDS, SETTLE_SECONDS, Spool, open_spool
+from coapgw.storage.spool import CALM_SECONDS, GATHER_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, Spool, open_spool
 from coapgw.storage.spool_file import OVERHEAD_BYTES, RESERVE_PLACES, SpoolFile, SpoolStatus, runs, spool_status
 
 ICCID = "8988280666000000017"
@@ -265,6 +265,29 @@ def test_a_full_spool_refuses_until_something_is_settled(tmp_path: Path) -> None
     again.close()
 
 
+def test_a_spool_is_full_for_what_it_refused_last_until_that_would_fit(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool.db", max_bytes=10_000)
+    assert not rig.spool.is_full()
+    places = [rig.append(b"x" * 2_000) for _ in range(3)]
+    assert not rig.spool.is_full()
+    with pytest.raises(SpoolFull):
+        rig.append(b"x" * 4_000)
+    assert rig.spool.is_full()
+    rig.commit()
+    assert rig.spool.is_full()
+    rig.spool.settle(places[:1])
+    rig.clock.advance(SETTLE_SECONDS)
+    rig.clock.until(lambda: not rig.spool.is_full())
+    assert rig.spool.counters.settled == 1
+    with pytest.raises(SpoolFull):
+        rig.append(b"x" * 20_000)
+    assert rig.spool.is_full()
+    rig.spool.settle(places[1:])
+    rig.clock.advance(SETTLE_SECONDS)
+    rig.clock.until(lambda: not rig.spool.is_full())
+    rig.close()
+
+
 def test_a_commit_that_fails_says_so_and_the_next_one_that_works_heals(rig: Rig) -> None:
     rig.append(b"before")
     rig.commit()
@@ -286,6 +309,28 @@ def test_a_commit_that_fails_says_so_and_the_next_one_that_works_heals(rig: Rig)
     assert rig.spool.is_healthy()
     assert [message.payload for message in rig.read()] == [b"after"]  # and what was settled is gone after all
     assert rig.spool.counters.failed_commits == 1
+
+
+def test_a_deletion_that_failed_is_tried_again_although_nothing_new_comes(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool.db", max_bytes=OVERHEAD_BYTES + 10)
+    rig.append()
+    rig.commit()
+    with pytest.raises(SpoolFull):  # so nothing will take the deletion along
+        rig.append()
+    with sqlite3.connect(rig.path, isolation_level=None) as other:
+        other.execute("CREATE TRIGGER full BEFORE DELETE ON message BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+        rig.spool.settle([1])
+        rig.clock.advance(SETTLE_SECONDS)
+        rig.clock.take()
+        assert not rig.spool.is_healthy()
+        other.execute("DROP TRIGGER full")
+    other.close()
+    rig.clock.advance(RETRY_SECONDS)
+    rig.clock.until(rig.spool.is_healthy)
+    rig.append()
+    rig.commit()
+    assert rig.stored[-1][1] is None
+    rig.close()
 
 
 def test_a_disk_that_fails_now_and_then_is_logged_once_until_it_is_calm_again(rig: Rig) -> None:

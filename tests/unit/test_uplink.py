@@ -8,17 +8,22 @@ import random
 from collections.abc import Hashable
 
 import pytest
+from twisted.internet.defer import maybeDeferred
 from zope.interface import implementer
 
+from coapgw.coap.blockwise import BlockwiseSite
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.site import ResourceSite
 from coapgw.errors import SpoolFailing, SpoolFull
 from coapgw.gateway.authorise import DevicesByAddress
+from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
 from coapgw.gateway.envelope import MessageIds
+from coapgw.gateway.rate import DeviceRates
 from coapgw.gateway.resources import answer_to, make_root
 from coapgw.gateway.uplink import PUBLISH_SECONDS, Uplink, UplinkSettings
 from coapgw.interfaces import IDeviceDirectory
 from coapgw.model import Acknowledge, Device, DeviceStatus
+from tests.fakes import LostKeys
 from tests.unit.coap_wire import CON, DEVICE, NON, STRANGER, datagram, option
 from tests.unit.spool_stub import SpoolStub
 
@@ -45,13 +50,19 @@ class Directory:
 class Gateway:
     """Everything between the socket and the disk."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, rates: DeviceRates | None = None, **settings: object) -> None:
         self.now = 1670598749.915
         self.spool = SpoolStub()
         self.directory = Directory()
-        self.uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, UplinkSettings(**settings))  # type: ignore[arg-type]
+        self.heard: dict[str, int] = {}
+        uplink_settings = UplinkSettings(**settings)  # type: ignore[arg-type]
+        self.uplink = Uplink(
+            self.spool, MessageIds(os.urandom), lambda: self.now, uplink_settings, rates=rates, heard=self.heard
+        )
+        bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684, lambda: 0.0)
         self.layer = MessageLayer(
-            ResourceSite(make_root(self.uplink)), DevicesByAddress(self.directory), random.Random(1)
+            BlockwiseSite(ResourceSite(make_root(self.uplink, bootstrap))),
+            *(DevicesByAddress(self.directory), random.Random(1)),
         )
         self._message_id = 0
 
@@ -89,7 +100,6 @@ def _code(answers: list[bytes]) -> int:
         ((option(3, b"other.example"), option(8, b"data"), option(4, b"t=/a/b")), f"{ICCID}/a/b"),
         ((option(12, b"\x00\x32"), option(3, b"?t=hello-world")), ICCID),  # microcoapy
         ((option(7, b"\x16\x33"), option(8, b"t=x")), f"{ICCID}/x"),  # libcoap's Uri-Port
-        ((option(27, b"\x06"),), ICCID),  # a Block1 that is the only block
     ],
 )
 def test_a_post_becomes_a_message(options: tuple[bytes, ...], topic: str) -> None:
@@ -174,11 +184,22 @@ def test_a_bad_topic_is_4_00_with_a_reason(query: bytes) -> None:
     assert gateway.spool.rows == []
 
 
-def test_half_an_upload_is_never_taken_for_a_message() -> None:
+def test_a_block_that_is_the_only_one_is_a_message() -> None:
     gateway = Gateway()
-    for block in (b"\x0e", b"\x16", b"\x01\x06"):
-        assert _code(gateway.send(option(27, block))) == 0x82
+    assert gateway.send(option(27, b"\x06")) == [b"\x62\x44\x00\x01tk" + option(27, b"\x06")]
+    assert len(gateway.spool.rows) == 2
+
+
+def test_an_upload_in_blocks_is_one_message_and_half_of_one_is_none() -> None:
+    gateway = Gateway()
+    body = bytes(range(40))
+    assert _code(gateway.send(option(27, b"\x08"), payload=body[:16])) == 0x5F
+    assert _code(gateway.send(option(27, b"\x18"), payload=body[16:32])) == 0x5F
     assert gateway.spool.rows == []
+    assert _code(gateway.send(option(27, b"\x20"), payload=body[32:])) == 0x44
+    assert len(gateway.spool.rows) == 2  # with the lifecycle event
+    assert _code(gateway.send(option(27, b"\x16"), payload=b"from nowhere")) == 0x88
+    assert _code(gateway.send(option(27, b"\x08"), payload=body[:16], source=STRANGER)) == 0x81
 
 
 @pytest.mark.parametrize(
@@ -208,7 +229,10 @@ def test_get_of_the_root_says_not_found() -> None:
 
 def test_the_resources_are_described() -> None:
     (answer,) = Gateway().send(option(PATH, b".well-known"), option(0, b"core"), code=GET, payload=b"")
-    assert answer == b'\x62\x45\x00\x01tk\xc1\x28\xff</>;title="uplink",</data>;title="uplink"'
+    assert (
+        answer
+        == b'\x62\x45\x00\x01tk\xc1\x28\xff</>;title="uplink",</bootstrap>;title="bootstrap",</data>;title="uplink"'
+    )
 
 
 @pytest.mark.parametrize("kind", [CON, NON])
@@ -269,3 +293,30 @@ def test_prefix_and_raw_payloads_are_as_configured() -> None:
 def test_an_error_nobody_thought_of_is_5_00() -> None:
     assert answer_to(RuntimeError("secret"))[0] == 0xA0
     assert answer_to(RuntimeError("secret"))[1] == b""
+
+
+def test_device_is_heard_whatever_becomes_of_its_message() -> None:
+    gateway = Gateway()
+    gateway.spool.refuse = SpoolFull("no room")
+    gateway.send()
+    assert gateway.heard == {ICCID: 1670598749915}
+    gateway.now += 1
+    gateway.send()
+    assert gateway.heard == {ICCID: 1670598750915}
+
+
+def test_stranger_is_not_heard() -> None:
+    gateway = Gateway()
+    gateway.send(source=STRANGER)
+    assert gateway.heard == {}
+
+
+def test_over_the_device_s_rate_is_4_29_with_max_age_and_nothing_is_stored() -> None:
+    now = 50.0
+    gateway = Gateway(DeviceRates(0.1, 0, lambda: now))
+    assert _code(gateway.send()) == 0x44
+    assert gateway.send() == [b"\x62\x9d\x00\x02tk\xd1\x01\x0a"]  # Max-Age: 10
+    assert len(gateway.telemetry) == 1
+    assert gateway.uplink.counters.over_rate == 1
+    now += 10
+    assert _code(gateway.send()) == 0x44

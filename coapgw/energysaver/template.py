@@ -1,0 +1,59 @@
+"""Templates: checked once, with every mistake told; then a function from a payload to a JSON document."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from coapgw.energysaver.check import check
+from coapgw.energysaver.errors import Mistake, PayloadDoesNotFit, TemplateInvalid
+from coapgw.energysaver.program import Program
+from coapgw.json_text import JsonInvalid, parse_json
+
+TEXT_LIMIT: Final = 65_536  # bytes of a template: what the management API takes
+
+
+class Translation(NamedTuple):
+    """A payload as JSON: the *document*, compact and UTF-8, and (longitude, latitude) if it has both."""
+
+    document: bytes
+    location: tuple[str, str] | None
+
+
+class Template:
+    """A template without mistakes; ``parse_template`` makes it."""
+
+    def __init__(self, text: str, name: str | None, version: str, program: Program) -> None:
+        """Keep what was written with what was made of it."""
+        self.text = text
+        self.name = name
+        self.version = version
+        self._program = program
+
+    def translate(self, payload: bytes) -> Translation:
+        """Return the JSON for a payload.  Raises PayloadDoesNotFit."""
+        document, location = self._program(payload)
+        return Translation(document.encode(), location)
+
+
+def parse_template(text: str | bytes) -> Template:
+    """Return the template that *text* (JSON) is.
+
+    Raises TemplateInvalid with every mistake, each with a JSON pointer to its place.
+    """
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    if len(data) > TEXT_LIMIT:
+        raise TemplateInvalid([Mistake("", f"has {len(data)} bytes; {TEXT_LIMIT} are taken")])
+    try:
+        written = parse_json(data)
+    except JsonInvalid as invalid:
+        raise TemplateInvalid([Mistake("", invalid.reason)]) from None
+    statements = check(written)
+    assert isinstance(written, dict)
+    name, version = written.get("name"), written.get("version")
+    program = Program(statements)
+    return Template(
+        data.decode(), name if isinstance(name, str) else None, version if isinstance(version, str) else "1", program
+    )
+
+
+__all__ = ["Mistake", "PayloadDoesNotFit", "Template", "TemplateInvalid", "Translation", "parse_template"]

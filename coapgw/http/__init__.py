@@ -1,0 +1,1 @@
+"""The management API: one table of operations, and what carries it over HTTP."""

@@ -1,0 +1,30 @@
+"""Every client, in the order of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.interop.clients.aiocoap_tinydtls import TinydtlsClient
+from tests.interop.clients.client import CoapsClient
+from tests.interop.clients.gnutls import GnutlsClient
+from tests.interop.clients.libcoap import LibcoapClient
+from tests.interop.clients.mbedtls import MbedtlsClient
+from tests.interop.clients.node import NodeCoapClient, NodeDtlsClient
+from tests.interop.clients.openssl import OpensslClient
+from tests.interop.clients.pion import PionClient
+from tests.interop.clients.wolfssl import WolfsslClient
+
+CLIENTS: Sequence[CoapsClient] = (
+    LibcoapClient("openssl"),
+    LibcoapClient("gnutls"),
+    OpensslClient(),
+    GnutlsClient(),
+    MbedtlsClient(),
+    WolfsslClient(),
+    TinydtlsClient(),
+    PionClient(),
+    NodeCoapClient("1.0.9"),
+    NodeCoapClient("latest"),
+    NodeDtlsClient("1.0.9"),
+    NodeDtlsClient("latest"),
+)

@@ -1,0 +1,102 @@
+"""The page for Prometheus: every counter, added up, with a meaning that docs/operations.md has too."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from coapgw import metrics
+from coapgw.http.metrics_page import MEANINGS, CounterGroup, Gauge, MetricsPage
+from coapgw.metrics import (
+    BlockwiseCounters,
+    BootstrapCounters,
+    BridgeCounters,
+    BrokerCounters,
+    DtlsCounters,
+    HttpCounters,
+    MessagingCounters,
+    SocketCounters,
+    SpoolCounters,
+    UplinkCounters,
+)
+
+PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+KINDS: dict[str, Any] = {
+    "coap": MessagingCounters,
+    "blockwise": BlockwiseCounters,
+    "udp": SocketCounters,
+    "dtls": DtlsCounters,
+    "bootstrap": BootstrapCounters,
+    "uplink": UplinkCounters,
+    "spool": SpoolCounters,
+    "mqtt": BrokerCounters,
+    "bridge": BridgeCounters,
+    "http": HttpCounters,
+}
+GAUGES = (
+    "ready",
+    "dtls_associations",
+    "dtls_half_open",
+    "devices",
+    "spool_fill_ratio",
+    "mqtt_clients",
+    "mqtt_sessions",
+    "bridge_connected",
+    "bridge_since_seconds",
+    "bridge_in_flight",
+)
+
+
+def samples(page: bytes) -> dict[str, float]:
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+        if sample.name.startswith("coapgw")
+    }
+
+
+def test_counters_are_added_up_when_somebody_asks() -> None:
+    sockets = [SocketCounters(send_blocked=1), SocketCounters(send_blocked=2)]
+    page = MetricsPage([CounterGroup("udp", lambda: sockets)], [Gauge("devices", lambda: 7)])
+    assert samples(page())["coapgw_udp_send_blocked_total"] == 3
+    sockets[0].send_blocked += 10
+    shown = samples(page())
+    assert shown["coapgw_udp_send_blocked_total"] == 13
+    assert shown["coapgw_devices"] == 7
+    assert shown["coapgw_info"] == 1
+
+
+def test_seconds_are_shown_with_their_fraction() -> None:
+    page = MetricsPage([CounterGroup("spool", lambda: [SpoolCounters(commit_seconds=0.25)])], [])
+    assert samples(page())["coapgw_spool_commit_seconds_total"] == 0.25
+
+
+def test_process_is_shown_too() -> None:
+    assert b"process_resident_memory_bytes" in MetricsPage([], [])()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_counter_has_a_meaning_and_is_documented(name: str) -> None:
+    for field in attrs.fields(KINDS[name]):
+        full = f"{name}_{field.name}"
+        assert full in MEANINGS
+        assert f"`coapgw_{full}_total`" in PAGE, full
+
+
+def test_every_set_of_counters_is_on_the_page() -> None:
+    """Whoever adds one is told to show it."""
+    every = {kind for kind in vars(metrics).values() if attrs.has(kind) and kind.__module__ == metrics.__name__}
+    assert every == set(KINDS.values())
+
+
+def test_nothing_else_has_a_meaning_or_is_documented() -> None:
+    counters = {f"{name}_{field.name}" for name, kind in KINDS.items() for field in attrs.fields(kind)}
+    assert MEANINGS.keys() == counters | {*GAUGES, "info"}
+    documented = {word.removesuffix("_total") for word in re.findall(r"`coapgw_([a-z_]+)`", PAGE)}
+    assert documented == MEANINGS.keys()
