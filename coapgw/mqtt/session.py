@@ -124,7 +124,7 @@ class Session:
             outbox is None
             or self.queue
             or outbox.full
-            or len(self.inflight) >= WINDOW
+            or len(self.inflight) + len(self._completing) >= WINDOW
             or self._resend
             or self._inflight_bytes >= WINDOW_BYTES
         ):
@@ -209,7 +209,11 @@ class Session:
                     again, qos = owed
                     outbox.append(encode_publish(again.topic, again.payload, qos, again.retained, True, packet_id))
                 continue
-            if not queue or len(inflight) >= WINDOW or self._inflight_bytes >= WINDOW_BYTES:
+            if (
+                not queue
+                or len(inflight) + len(self._completing) >= WINDOW
+                or self._inflight_bytes >= WINDOW_BYTES
+            ):
                 break
             publication, qos = queue.popleft()
             if not queue:
@@ -242,8 +246,9 @@ class Session:
         outbox.append(encode(PubRel(packet_id)))  # also for one that is not known (section 4.3.3)
 
     def completed_by_client(self, packet_id: int) -> None:
-        """PUBCOMP: the packet identifier is free."""
-        self._completing.pop(packet_id, None)
+        """PUBCOMP: the packet identifier is free, and there is room in the window."""
+        if self._completing.pop(packet_id, self) is None and self.queue:
+            self.pump()
 
     def _settle(self, packet_id: int, publication: Publication, now: float) -> None:
         del self.inflight[packet_id]

@@ -197,6 +197,18 @@ def test_qos_2_is_settled_by_pubrec_and_repeats_only_its_second_half() -> None:
     assert [type(packet) for packet in client.sent()] == [Publish]
 
 
+def test_a_client_that_never_completes_holds_its_place_in_the_window() -> None:
+    client = Client()
+    client.publish(*range(WINDOW + 1), qos=2)
+    for packet_id in client.sent_ids():
+        client.session.received_by_client(packet_id, 0.0)
+    assert client.sent_ids() == []
+    assert len(client.settled) == WINDOW
+    client.session.completed_by_client(7)
+    assert client.sent_ids() == [WINDOW + 1]
+    client.session.completed_by_client(7)
+
+
 def test_a_pubrec_for_nothing_is_answered() -> None:
     client = Client()
     client.session.received_by_client(9, 0.0)
