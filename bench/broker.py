@@ -24,7 +24,7 @@ from coapgw.mqtt.access import AccessList
 from coapgw.mqtt.broker import Broker
 from coapgw.mqtt.client import MqttClient
 from coapgw.mqtt.packets import Connect, Publish
-from coapgw.mqtt.session import Publication
+from coapgw.mqtt.publication import Publication
 from coapgw.net.mqtt import BrokerPump, MqttServerFactory
 
 BATCH = 64  # messages a turn, what a group commit brings at a fair load

@@ -109,7 +109,7 @@ class InProcess:
     def open(self, data: Path, reactor: Any, publisher: Publisher, fill: Callable[[], float]) -> None:
         """Build broker and link, and find the sessions of before.  Raises StorageError."""
         self._reactor = reactor
-        sessions = SqliteSessionStore(data / "broker.db")
+        sessions = SqliteSessionStore(data / "broker.db", reactor.callFromThread)
         self._closing.append(sessions.close)
         limits = BrokerLimits(
             max_packet=self._config.max_packet,
@@ -117,7 +117,7 @@ class InProcess:
             max_connections=self._connections_possible(self._config.max_connections),
             connect_timeout=self._config.connect_timeout,
         )
-        self.broker = Broker(self._access, limits, store=sessions)
+        self.broker = Broker(self._access, limits, store=sessions, epoch=time.time() - time.monotonic())
         known_clients = self.broker.restore(sessions.load(), time.monotonic())
         self._pump = BrokerPump(self.broker, reactor)
         self._closing.append(self._pump.stop)

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from coapgw.mqtt.access import AccessList
 from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.packets import ConnAck, Connect, PingResp, Publish, SubAck, Subscribe, encode
-from coapgw.mqtt.session import Publication
+from coapgw.mqtt.publication import Publication
 from coapgw.net.mqtt import STOP_SECONDS, BrokerPump, MqttServerFactory, MqttServerProtocol
 from coapgw.net.mqtt_client import MqttClientProtocol
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from coapgw.metrics import BrokerCounters
 from coapgw.mqtt import session as module
-from coapgw.mqtt.outbox import FULL_BYTES, Outbox
+from coapgw.mqtt.outbox import FULL_BYTES, WINDOW, Outbox
 from coapgw.mqtt.packets import Packet, Publish, PubRel
 from coapgw.mqtt.parser import Parser
-from coapgw.mqtt.session import WINDOW, Publication, Session, Shared
+from coapgw.mqtt.publication import Publication
+from coapgw.mqtt.session import NEVER, Session, Shared
 
 
 class Client:
@@ -16,7 +17,7 @@ class Client:
     def __init__(self, max_queue: int = 10_000, max_queue_bytes: int = 1 << 30) -> None:
         self.counters = BrokerCounters()
         self.shared = Shared(max_queue, max_queue_bytes, self.counters)
-        self.session = Session("c", None, True, self.shared)
+        self.session = Session("c", None, NEVER, self.shared)
         self.settled: list[object] = []
         self.here()
 
@@ -157,7 +158,7 @@ def test_a_queue_is_bounded_in_bytes_and_takes_one_large_message() -> None:
 def test_the_end_of_a_session_releases_everything() -> None:
     client = Client()
     client.publish(*range(WINDOW + 5))
-    client.session.end()
+    client.session.let_go(client.session.end())
     assert client.settled == list(range(WINDOW + 5))
     client.session.end()
     assert len(client.settled) == WINDOW + 5
