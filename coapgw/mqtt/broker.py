@@ -113,6 +113,7 @@ class Broker:
         counters: BrokerCounters | None = None,
         store: ISessionStore | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        *,
         epoch: float = 0.0,
     ) -> None:
         """Begin without clients; *epoch* is when the broker's clock was 0, in seconds since the epoch."""
@@ -222,7 +223,9 @@ class Broker:
 
     # ------------------------------------------------------------------ messages
 
-    def publish(self, publication: Publication, now: float | None = None, publisher: Session | None = None) -> bool:
+    def publish(  # noqa: PLR0912 - one loop: calls would cost every message
+        self, publication: Publication, now: float | None = None, publisher: Session | None = None
+    ) -> bool:
         """Hand a publication to every session that subscribed to it; return whether there were any.
 
         It is settled before this returns if no session has to acknowledge it; after ``stop``, nothing happens.
@@ -245,8 +248,8 @@ class Broker:
         found = self._tree.match(topic)
         if self._restored.owed_by and publication.origin is not None:
             found = self._restored.without_those_who_have(publication.origin.message_id, found)
-        for session, subscribed_qos, special in found:
-            manner = None
+        for session, highest_qos, special in found:
+            manner, subscribed_qos = None, highest_qos
             if special is not None:
                 manner = special.manner
                 if isinstance(session, SharedGroup):

@@ -216,6 +216,7 @@ class Connection:
             self.abort()
             return
         self._outbox.discard()
+        self._outbox.paused = False
         self._outbox.append(encode_5(Disconnect(reason)))
         self._finish(self._broker.shared.now)
         self._leave()
@@ -338,14 +339,7 @@ class Connection:
                     self._refuse_publish(packet, reason)
                     return
         if qos == 2:
-            if packet_id not in session.received:
-                if len(session.received) >= RECEIVED_LIMIT:
-                    raise MqttFormatError("too many QoS 2 messages are not released")
-                self._published_once(session, packet, topic)
-            elif outbox.held:
-                self._broker.journal.hold(outbox, encode(PubRec(packet_id)))
-            else:
-                outbox.append(encode(PubRec(packet_id)))
+            self._published_once(session, packet, topic)
             return
         publication = Publication(topic, payload, qos, retain)
         if properties is not NO_PROPERTIES:
@@ -359,9 +353,21 @@ class Connection:
         else:
             outbox.append(answer)
 
+    def _answer(self, packet: bytes, is_kept: object) -> None:
+        """Answer a message, once it is on disk if it *is_kept* there, and behind the answers before (section 4.6)."""
+        if is_kept or self._outbox.held:
+            self._broker.journal.hold(self._outbox, packet)
+        else:
+            self._outbox.append(packet)
+
     def _published_once(self, session: Session, packet: Publish, topic: bytes) -> None:
         """Take a QoS 2 message: from now on its packet identifier is one of those that were received."""
         packet_id = packet.packet_id
+        if packet_id in session.received:
+            self._answer(encode(PubRec(packet_id)), False)
+            return
+        if len(session.received) >= RECEIVED_LIMIT:
+            raise MqttFormatError("too many QoS 2 messages are not released")
         publication = Publication(topic, packet.payload, 2, packet.retain)
         if packet.properties is not NO_PROPERTIES:
             self._describe(publication, packet.properties)
@@ -373,10 +379,7 @@ class Connection:
             if session.expiry:
                 self._broker.journal.receive(session.client_id, packet_id, True)
         answer = encode_5(PubRec(packet_id, reason)) if reason else encode(PubRec(packet_id))
-        if session.expiry or publication.number or packet.retain or self._outbox.held:
-            self._broker.journal.hold(self._outbox, answer)
-        else:
-            self._outbox.append(answer)
+        self._answer(answer, session.expiry or publication.number or packet.retain)
 
     def _describe(self, publication: Publication, properties: Properties) -> None:
         publication.properties = properties
@@ -388,10 +391,10 @@ class Connection:
         self._broker.counters.refused_publishes += 1
         if packet.qos:
             answer = PubAck(packet.packet_id, reason) if packet.qos == 1 else PubRec(packet.packet_id, reason)
-            self._broker.journal.hold(self._outbox, encode_5(answer))
+            self._answer(encode_5(answer), False)
 
     def _publish(self, publication: Publication, publisher: Session | None) -> int:
-        """Publish for this client if it may, and return a reason code; $-topics are the server's own (section 4.7.2)."""
+        """Publish for this client if it may; return a reason code.  $-topics are the server's own (section 4.7.2)."""
         topic = publication.topic
         broker = self._broker
         if topic[0] == 0x24 or self._permissions is None or not self._permissions.may_publish(topic):
