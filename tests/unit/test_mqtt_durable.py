@@ -154,7 +154,7 @@ def test_a_session_that_ends_takes_what_it_was_owed_with_it() -> None:
     assert len(store.claims) == 2
     connected(broker, "c")
     commit(broker, store)
-    assert (store.claims, store.messages, store.sessions.keys()) == ({}, {}, set())
+    assert (store.claims, store.messages, store.sessions) == ({}, {}, {})
 
 
 # ---------------------------------------------------------------------- devices' messages
@@ -358,7 +358,8 @@ def test_nothing_that_was_acknowledged_is_lost(story: list[Step]) -> None:
     broker = make_broker(store)
     Peer(broker).send(Connect("c", False), Subscribe(1, ((b"t", 1),))).lose()
     commit(broker, store)
-    publisher, peer = connected(broker, "p"), None
+    publisher = connected(broker, "p")
+    peer: Peer | None = None
     safe: list[bytes] = []
     got: list[bytes] = []
     number = 0
@@ -366,13 +367,11 @@ def test_nothing_that_was_acknowledged_is_lost(story: list[Step]) -> None:
     unacknowledged: list[Publish] = []
 
     def take() -> None:
-        for packet in publisher.receive():
-            if isinstance(packet, PubAck):
-                safe.append(unanswered.pop(packet.packet_id))
-        if peer is not None:
-            for message in peer.messages():
-                unacknowledged.append(message)
-                got.append(message.payload)
+        answers = [packet for packet in publisher.receive() if isinstance(packet, PubAck | PubComp)]
+        safe.extend(unanswered.pop(packet.packet_id) for packet in answers)
+        for message in peer.messages() if peer is not None else ():
+            unacknowledged.append(message)
+            got.append(message.payload)
 
     for step, qos in story:
         if step == "publish":
