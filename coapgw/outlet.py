@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from coapgw.config import BridgeSection, EmbeddedSection, Engine
 from coapgw.config_values import ListenAddress
+from coapgw.errors import StorageError
 from coapgw.http.metrics_page import CounterGroup, Gauge
 from coapgw.interfaces import IBrokerLink
 from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
@@ -33,6 +34,8 @@ from coapgw.net.mqtt_bridge import Bridge
 from coapgw.net.pem_files import CredentialsUnusable
 from coapgw.net.tls_server import ServerCertificate
 from coapgw.storage.client_id import kept_client_id
+from coapgw.storage.mqtt_users import NAME as USERS_FILE
+from coapgw.storage.mqtt_users import UsersFile
 from coapgw.storage.sessions import SqliteSessionStore
 
 BACKLOG: Final = 1000  # connections the system accepts for us before we do
@@ -107,9 +110,9 @@ class InProcess:
                 self._mistakes.append(f"mqtt.embedded: {unusable}")
         if config.engine is Engine.AMQTT:
             self._mistakes.append('mqtt.embedded.engine: "amqtt" is not in this version yet')
-        users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in config.users]
+        self._users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in config.users]
         try:
-            self._access = AccessList(users, AnonymousPolicy(config.anonymous.value))
+            self._access = AccessList(self._users, AnonymousPolicy(config.anonymous.value))
         except PasswordHashRefused as refused:
             self._mistakes.append(f"mqtt.embedded.users: {refused}")
         self._ports: list[IListeningPort] = []
@@ -122,6 +125,8 @@ class InProcess:
     def open(self, data: Path, reactor: Any, publisher: Publisher, fill: Callable[[], float]) -> None:
         """Build broker and link, and find the sessions of before.  Raises StorageError."""
         self._reactor = reactor
+        self._users_file = UsersFile(data / USERS_FILE, self._take_users)
+        self._users_file.look()
         sessions = SqliteSessionStore(data / "broker.db", reactor.callFromThread)
         self._closing.append(sessions.close)
         limits = BrokerLimits(
@@ -193,8 +198,22 @@ class InProcess:
         """Nothing: clients come by themselves."""
 
     def handle_timer(self) -> None:
-        """Look at sessions that expire, and at subscribers that do not get on."""
+        """Look at subscribers that do not get on, and at users that come and go."""
         self.link.handle_timer()
+        try:
+            self._users_file.look()
+        except StorageError as unusable:
+            self.log.error("the MQTT users stay as they are: {reason}", reason=str(unusable))
+
+    def _take_users(self, added: Sequence[BrokerUser]) -> None:
+        """Take the users of the configuration, and those that ``coapgw mqtt-user`` *added*.  Raises StorageError."""
+        configured = {user.name for user in self._users}
+        try:
+            changed = self._access.replace([*self._users, *(user for user in added if user.name not in configured)])
+        except PasswordHashRefused as refused:
+            raise StorageError(str(refused)) from None
+        if changed:
+            self.broker.access_changed(changed)
 
     def drain(self) -> Deferred[None]:
         """Fire at once: what subscribers have not acknowledged stays in the spool."""

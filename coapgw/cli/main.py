@@ -13,6 +13,7 @@ from typing import Final
 from coapgw import __version__
 from coapgw.cli import config as config_verbs
 from coapgw.cli import device as device_verbs
+from coapgw.cli import mqtt_user as mqtt_user_verbs
 from coapgw.cli import send as send_verb
 from coapgw.cli import spool as spool_verbs
 from coapgw.cli.output import Output
@@ -86,6 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, verbs, about in (
         ("device", device_verbs, "the list of devices"),
         ("spool", spool_verbs, "messages on their way to MQTT"),
+        ("mqtt-user", mqtt_user_verbs, "users of the embedded MQTT broker"),
         ("config", config_verbs, "the configuration"),
     ):
         room = rooms.add_parser(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import attrs
@@ -35,6 +35,7 @@ from coapgw.mqtt.packets import (
 from coapgw.mqtt.parser import ValidTopics
 from coapgw.mqtt.publication import Publication
 from coapgw.mqtt.reasons import (
+    ADMINISTRATIVE_ACTION,
     NO_SUBSCRIPTION,
     NOT_AUTHORISED,
     QUOTA_EXCEEDED,
@@ -89,6 +90,12 @@ class Admission(NamedTuple):
     is_present: bool
     permissions: Permissions
     assigned: str | None
+
+
+def _shared_filter(topic_filter: bytes) -> bytes | None:
+    """Return the filter behind ``$share/name/``, None if this is no shared subscription."""
+    shared = split_shared(topic_filter) if topic_filter.startswith(SHARED) else None
+    return None if shared is None else shared[1]
 
 
 _GROUP = Options(2, retain_as_published=True)  # of a shared subscription in the tree; its members have their own
@@ -375,6 +382,20 @@ class Broker:
             self._remembered.save(session)
         return Admission(session, present, permissions, assigned)
 
+    def access_changed(self, users: Collection[str]) -> None:
+        """Close the connections of *users*, and take from their sessions what they may not have any more."""
+        for session in [one for one in self.sessions.values() if one.user in users]:
+            connection = self._connected.get(session)
+            if connection is not None:
+                connection.fail(ADMINISTRATIVE_ACTION)
+            permissions = self._access.permissions_of(session.user)
+            if permissions is None:
+                if session.client_id in self.sessions:
+                    self._end(session)
+                continue
+            wanted = [(one, _shared_filter(one) or one) for one in session.subscriptions]
+            self.unsubscribe(session, [one for one, topics in wanted if not permissions.may_subscribe(topics)])
+
     def leave(self, session: Session) -> None:
         """The client of *session* is away: the session ends, or waits for as long as its expiry says."""
         del self._connected[session]
@@ -416,8 +437,8 @@ class Broker:
     def subscribe(self, session: Session, topic_filter: bytes, options: Options, permissions: Permissions) -> int:
         """Add or change a subscription; return the QoS that is granted, or why there is none (MQTT 5 section 3.9.3)."""
         known = session.subscriptions
-        shared = split_shared(topic_filter) if topic_filter.startswith(SHARED) else None
-        if not permissions.may_subscribe(topic_filter if shared is None else shared[1]):
+        shared = _shared_filter(topic_filter)
+        if not permissions.may_subscribe(shared or topic_filter):
             return NOT_AUTHORISED
         if topic_filter not in known and len(known) >= self.limits.max_subscriptions:
             return QUOTA_EXCEEDED
@@ -428,7 +449,7 @@ class Broker:
             if shared is None:
                 self._tree.add(topic_filter, session, options)
             else:
-                self._join(session, topic_filter, shared[1], options)
+                self._join(session, topic_filter, shared, options)
         return options.qos
 
     def _join(self, session: Session, topic_filter: bytes, wanted: bytes, options: Options) -> None:
@@ -464,7 +485,7 @@ class Broker:
         return tuple(codes)
 
     def _remove(self, session: Session, topic_filter: bytes) -> None:
-        shared = split_shared(topic_filter) if topic_filter.startswith(SHARED) else None
+        shared = _shared_filter(topic_filter)
         if shared is None:
             self._tree.remove(topic_filter, session)
             return
@@ -472,7 +493,7 @@ class Broker:
         group.members.pop(session, None)
         if not group.members:
             del self._groups[topic_filter]
-            self._tree.remove(shared[1], group)
+            self._tree.remove(shared, group)
 
     def _end(self, session: Session) -> None:
         """Forget a session; what it was owed is released, or given to others of its shared subscriptions."""

@@ -128,6 +128,12 @@ class Publisher:
         self._client.loop_stop()
 
 
+def is_taken(device: Device) -> bool:
+    """Send an uplink; return whether it was answered with 2.04."""
+    answer = device.post(b"up")
+    return answer is not None and answer[1] == CHANGED
+
+
 @pytest.mark.parametrize("qos", [1, 2])
 def test_what_was_acknowledged_is_there_after_kill_9(gateway: Callable[..., GatewayProcess], qos: int) -> None:
     running = gateway()
@@ -144,17 +150,14 @@ def test_what_was_acknowledged_is_there_after_kill_9(gateway: Callable[..., Gate
     coapgw(running.data, "device", "add", ICCID, "--ip", "127.0.0.7")
     acknowledged: set[bytes] = set()
     uplinks = 0
-    codes = []
     with Device("127.0.0.7", running.coap) as device:
-        until(lambda: device.post(b"first"), what="the device is not known")
+        until(lambda: is_taken(device), what="the device is not known")
         for round_ in range(3):
             publisher = Publisher(running.mqtt, qos)
             for number in range(round_ * 10_000, round_ * 10_000 + 3000):
                 publisher.publish(number)
                 if number % 100 == 0:
-                    answer = device.post(b"up")
-                    codes.append(answer and hex(answer[1]))
-                    uplinks += answer is not None and answer[1] == CHANGED
+                    uplinks += is_taken(device)
             until(lambda publisher=publisher: len(publisher.answered) >= 500)  # type: ignore[misc]  # mypy, lambdas
             running.kill()
             acknowledged |= {b"%d" % number for number in publisher.acknowledged}
@@ -169,10 +172,7 @@ def test_what_was_acknowledged_is_there_after_kill_9(gateway: Callable[..., Gate
     got: list[bytes] = []
     devices = 0
     while acknowledged - set(got) or devices < uplinks:
-        try:
-            message = received.get(timeout=5)
-        except queue.Empty:
-            raise AssertionError((len(acknowledged), len(got), len(acknowledged - set(got)), sorted(acknowledged - set(got))[:5], devices, uplinks, codes))
+        message = received.get(timeout=SECONDS)
         if message.topic == "t":
             got.append(bytes(message.payload))
         elif message.topic == ICCID:
@@ -184,3 +184,39 @@ def test_what_was_acknowledged_is_there_after_kill_9(gateway: Callable[..., Gate
     firsts = [int(payload) for payload in dict.fromkeys(got)]
     assert firsts == sorted(firsts)
     assert len(acknowledged) >= 1500
+
+
+def test_users_come_and_go_while_it_runs(tmp_path: Path, gateway: Callable[..., GatewayProcess]) -> None:
+    running = gateway("mqtt.embedded.anonymous=no")
+    secret = tmp_path / "secret"
+    secret.write_text("first\n")
+    coapgw(running.data, "mqtt-user", "add", "anna", "--subscribe", "a/#", "--password-file", str(secret))
+
+    def code(password: str, ended: threading.Event | None = None) -> int:
+        client = new_client("c")
+        client.username_pw_set("anna", password)
+        codes: queue.Queue[int] = queue.Queue()
+        client.on_connect = lambda _client, _data, _flags, reason, _properties: codes.put(reason.value)
+        if ended is not None:
+            client.on_disconnect = lambda *_: ended.set()
+        client.connect("127.0.0.1", running.mqtt)
+        client.loop_start()
+        answer = codes.get(timeout=SECONDS)
+        if ended is None:
+            client.disconnect()
+            client.loop_stop()
+        return answer
+
+    until(lambda: code("first") == 0)
+    assert code("wrong") == 0x86
+    ended = threading.Event()
+    assert code("first", ended) == 0
+    secret.write_text("second\n")
+    coapgw(running.data, "mqtt-user", "passwd", "anna", "--password-file", str(secret))
+    assert ended.wait(SECONDS)
+    until(lambda: code("second") == 0)
+    assert code("first") == 0x86
+    assert "anna" in coapgw(running.data, "mqtt-user", "list")
+    coapgw(running.data, "mqtt-user", "remove", "anna")
+    until(lambda: code("second") == 0x86)
+    assert "first" not in running.log.read_text()
