@@ -172,7 +172,9 @@ class AccessList:
             allowed = self._anonymous is AnonymousPolicy.YES
             return EVERYTHING if allowed or (loopback and self._anonymous is AnonymousPolicy.LOOPBACK) else None
         proof = self._proof(user, password or b"")
-        if proof in self._proven:  # ten thousand clients that come back at once must not cost a minute
+        if (
+            proof in self._proven and password is not None
+        ):  # ten thousand clients that come back at once must not cost a minute
             return self._permissions.get(user)
         secret = self._secrets.get(user, self._nobody)
         fits = secret.fits(password or b"") and password is not None

@@ -48,6 +48,7 @@ from coapgw.mqtt.restored import RestoredState
 from coapgw.mqtt.retained import RetainedMessages
 from coapgw.mqtt.session import NEVER, Session, Shared
 from coapgw.mqtt.shared_group import SharedGroup
+from coapgw.mqtt.status_topics import FIRST_LEVEL, StatusTopics
 from coapgw.mqtt.subscriptions import SHARED, Manner, Options, SubscriptionTree, read_options, split_shared
 from coapgw.mqtt.topics import LEVEL_LIMIT
 
@@ -146,6 +147,7 @@ class Broker:
         self._offline: dict[Session, None] = {}  # in the order they left
         self._absences: Deadlines[Session] = Deadlines()  # when sessions end, and delayed wills come
         self._wills: dict[Session, tuple[float, Connection]] = {}  # delayed, of clients that are away
+        self._status = StatusTopics()
         self._writable: list[Connection] = []
         self._stopped = False
 
@@ -175,6 +177,20 @@ class Broker:
         """How many clients are connected, their CONNECT accepted."""
         return len(self._connected)
 
+    @property
+    def retained_count(self) -> int:
+        """How many topics have a retained message."""
+        return len(self._retained)
+
+    @property
+    def group_count(self) -> int:
+        """How many shared subscriptions there are."""
+        return len(self._groups)
+
+    def is_wanted(self, first_level: bytes) -> bool:
+        """Return whether anybody subscribed to topics that begin with this level, by its name."""
+        return self._tree.has_below(first_level)
+
     def open_connection(self, peer: str, loopback: bool, now: float) -> Connection | None:
         """Return the machine for a new connection, or None if there are too many: close it then.
 
@@ -200,7 +216,12 @@ class Broker:
 
     def next_timer(self) -> float | None:
         """Return the ``now`` at which ``handle_timer`` is due."""
-        wanted = (self.deadlines.next(), self._absences.next(), self._remembered.next_timer())
+        wanted = (
+            self.deadlines.next(),
+            self._absences.next(),
+            self._remembered.next_timer(),
+            self._status.next_timer(),
+        )
         return min((due for due in wanted if due is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -211,6 +232,7 @@ class Broker:
         for session in self._absences.due(now):
             self._look_at_absent(session, now)
         self._remembered.handle_timer(now)
+        self._status.handle_timer(self, now)
 
     def tell_time(self, now: float) -> None:
         """Set the broker's clock."""
@@ -376,6 +398,7 @@ class Broker:
         if session.ends is not None:
             self._absences.discard(session, math.ceil(session.ends))
         self._connected[session] = connection
+        self._status.connected(len(self._connected), self.shared.now)
         self._remembered.connected(client_id)
         if session.subscriptions or expiry:
             session.ends = None
@@ -450,6 +473,8 @@ class Broker:
                 self._tree.add(topic_filter, session, options)
             else:
                 self._join(session, topic_filter, shared, options)
+        if (shared or topic_filter).startswith(FIRST_LEVEL):
+            self._status.subscribed(self.shared.now)
         return options.qos
 
     def _join(self, session: Session, topic_filter: bytes, wanted: bytes, options: Options) -> None:

@@ -135,8 +135,11 @@ class Connection:
             return
         self._last_heard = self._broker.shared.now = now
         session = self.session
+        counters = self._broker.counters
+        counters.bytes_in += len(data)
         try:
             for packet in self._parser.packets(data):
+                counters.packets_in += 1
                 if session is None:
                     self._first_packet(packet, now)
                     session = self.session
@@ -164,7 +167,10 @@ class Connection:
     def data_to_send(self) -> bytes:
         """Return what to write now; more may follow in the next batch."""
         was_full = self._outbox.full
+        counters = self._broker.counters
+        counters.packets_out += len(self._outbox)
         data = self._outbox.take()
+        counters.bytes_out += len(data)
         if was_full and self.session is not None:
             self.session.pump()
         return data
@@ -438,12 +444,12 @@ class Connection:
         is_known = packet_id in session.received
         session.received.discard(packet_id)
         if self._incoming_5 is not None and not is_known:
-            self._outbox.append(encode_5(PubComp(packet_id, PACKET_ID_UNKNOWN)))
-        elif session.expiry and is_known:
+            self._answer(encode_5(PubComp(packet_id, PACKET_ID_UNKNOWN)), False)
+            return
+        is_kept = session.expiry and is_known
+        if is_kept:
             self._broker.journal.receive(session.client_id, packet_id, False)
-            self._broker.journal.hold(self._outbox, encode(PubComp(packet_id)))
-        else:
-            self._outbox.append(encode(PubComp(packet_id)))
+        self._answer(encode(PubComp(packet_id)), is_kept)
 
     def _disconnect(self, session: Session, reason: int, properties: Properties, now: float) -> None:
         if properties.session_expiry is not None:

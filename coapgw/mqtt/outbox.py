@@ -42,6 +42,10 @@ class Outbox:
     size: int = 0
     _parts: list[bytes] = attrs.Factory(list)
 
+    def __len__(self) -> int:
+        """Return how many packets ``take`` will return."""
+        return 0 if self.paused else len(self._parts)
+
     def append(self, packet: bytes) -> None:
         """Add the bytes of a packet."""
         parts = self._parts

@@ -453,6 +453,47 @@ def test_coming_back_in_time_takes_the_will_back(broker: Broker) -> None:
     assert len(seen.messages()) == 1
 
 
+# ---------------------------------------------------------------------- $SYS
+
+
+def test_what_the_broker_says_about_itself_is_for_those_who_asked(broker: Broker) -> None:
+    everything = connected(broker, "all", (b"#", 0), (b"+/broker/uptime", 0))
+    assert broker.next_timer() is None
+    asked = connected(broker, "asked", (b"$SYS/#", 0), now=5.0)
+    assert broker.next_timer() == 5.0
+    broker.handle_timer(5.0)
+    values = {message.topic: message.payload for message in asked.messages()}
+    assert values[b"$SYS/broker/version"].startswith(b"coapgw version ")
+    assert values[b"$SYS/broker/uptime"] == b"5 seconds"
+    assert values[b"$SYS/broker/clients/connected"] == values[b"$SYS/broker/clients/maximum"] == b"2"
+    assert values[b"$SYS/broker/messages/received"] == b"4"
+    assert values[b"$SYS/broker/subscriptions/count"] == b"3"
+    broker.handle_timer(14.0)
+    assert asked.messages() == []
+    broker.handle_timer(15.0)
+    assert len(asked.messages()) == len(values)
+    assert everything.messages() == []
+    asked.lose()
+    broker.handle_timer(25.0)
+    assert broker.next_timer() is None
+
+
+def test_asking_again_and_again_does_not_make_it_talk_all_the_time(broker: Broker) -> None:
+    peer = connected(broker, "c", (b"$SYS/broker/uptime", 0))
+    told = 0
+    for tenth in range(100):
+        peer.now = tenth / 10
+        peer.send(Subscribe(1, ((b"$SYS/broker/uptime", 0),)))
+        broker.handle_timer(tenth / 10)
+        told += len(peer.messages())
+    assert told == 10
+
+
+def test_nobody_else_may_talk_there(broker: Broker) -> None:
+    peer = connected_5(broker, "c", (b"$SYS/#", 0)).send(Publish(b"$SYS/broker/version", b"mine", 1, packet_id=1))
+    assert peer.receive() == [PubAck(1, 0x87)]
+
+
 def test_the_old_client_hears_nothing_of_all_that() -> None:
     broker = make_broker()
     assert isinstance(broker.counters, BrokerCounters)
