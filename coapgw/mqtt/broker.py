@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
@@ -288,9 +288,10 @@ class Broker:
                     subscribed_qos, manner = special.own_qos, special.own_manner
                     if subscribed_qos < 0:
                         continue
-            assert not isinstance(session, SharedGroup)
+            if TYPE_CHECKING:
+                assert isinstance(session, Session)  # a group always is special
             if qos and subscribed_qos:
-                oldest = session.deliver(publication, min(qos, subscribed_qos), manner)
+                oldest = session.deliver(publication, qos if qos < subscribed_qos else subscribed_qos, manner)
                 if oldest is not None:
                     pushed_out += oldest
             elif (outbox := session.outbox) is not None:

@@ -137,9 +137,10 @@ class Connection:
         session = self.session
         counters = self._broker.counters
         counters.bytes_in += len(data)
+        packets = 0
         try:
             for packet in self._parser.packets(data):
-                counters.packets_in += 1
+                packets += 1
                 if session is None:
                     self._first_packet(packet, now)
                     session = self.session
@@ -160,6 +161,8 @@ class Connection:
             self._broker.counters.protocol_errors += 1
             self.fail(wrong.code)
             return
+        finally:
+            counters.packets_in += packets
         if self._outbox.paused and self._outbox.size > REPLIES_BYTES:
             self._broker.counters.protocol_errors += 1
             self.abort()
@@ -243,6 +246,7 @@ class Connection:
         """Publish the will, if there still is one."""
         will, self._will = self._will, None
         if will is not None:
+            self._describe(will, will.properties)
             self._publish(will, None)
 
     @property
@@ -299,7 +303,8 @@ class Connection:
         self.session = session
         if packet.will is not None:
             will = packet.will
-            self._will = Publication(will.topic, will.payload, will.qos, will.retain, properties=will.properties)
+            self._will = Publication(will.topic, will.payload, will.qos, will.retain)
+            self._will.properties = will.properties
         self._parser.max_packet = broker.limits.max_packet
         keepalive = packet.keepalive
         outbox = self._outbox
@@ -334,16 +339,12 @@ class Connection:
 
     def _published(self, session: Session, packet: Publish) -> None:
         topic, payload, qos, retain, _, packet_id, properties = packet
-        incoming = self._incoming_5
         outbox = self._outbox
-        if incoming is not None:
-            if qos and len(session.received) + outbox.held >= RECEIVE_MAXIMUM and packet_id not in session.received:
-                raise MqttFormatError("more messages in flight than the Receive Maximum", RECEIVE_MAXIMUM_EXCEEDED)
-            if properties is not NO_PROPERTIES:
-                topic, reason = incoming.examined(packet)
-                if reason:
-                    self._refuse_publish(packet, reason)
-                    return
+        if self._incoming_5 is not None:
+            topic, reason = self._examined(self._incoming_5, session, packet)
+            if reason:
+                self._refuse_publish(packet, reason)
+                return
         if qos == 2:
             self._published_once(session, packet, topic)
             return
@@ -351,13 +352,20 @@ class Connection:
         if properties is not NO_PROPERTIES:
             self._describe(publication, properties)
         reason = self._publish(publication, session)
-        if not qos:
-            return
-        answer = encode_puback(packet_id) if incoming is None or not reason else encode_5(PubAck(packet_id, reason))
-        if publication.number or retain or outbox.held:
-            self._broker.journal.hold(outbox, answer)
-        else:
-            outbox.append(answer)
+        if qos:
+            is_plain = not reason or self._incoming_5 is None
+            answer = encode_puback(packet_id) if is_plain else encode_5(PubAck(packet_id, reason))
+            if publication.number or retain or outbox.held:
+                self._broker.journal.hold(outbox, answer)
+            else:
+                outbox.append(answer)
+
+    def _examined(self, incoming: Incoming5, session: Session, packet: Publish) -> tuple[bytes, int]:
+        """Return the topic of a message of MQTT 5, and a reason not to take it, or 0.  Raises MqttFormatError."""
+        in_flight = len(session.received) + self._outbox.held
+        if packet.qos and in_flight >= RECEIVE_MAXIMUM and packet.packet_id not in session.received:
+            raise MqttFormatError("more messages in flight than the Receive Maximum", RECEIVE_MAXIMUM_EXCEEDED)
+        return (packet.topic, 0) if packet.properties is NO_PROPERTIES else incoming.examined(packet)
 
     def _answer(self, packet: bytes, is_kept: object) -> None:
         """Answer a message, once it is on disk if it *is_kept* there, and behind the answers before (section 4.6)."""
@@ -403,10 +411,11 @@ class Connection:
         """Publish for this client if it may; return a reason code.  $-topics are the server's own (section 4.7.2)."""
         topic = publication.topic
         broker = self._broker
-        if topic[0] == 0x24 or self._permissions is None or not self._permissions.may_publish(topic):
+        permissions = self._permissions
+        if topic[0] == 0x24 or permissions is None or not permissions.may_publish(topic):
             broker.counters.refused_publishes += 1
             return NOT_AUTHORISED
-        if publication.qos and broker.journal.is_full:
+        if broker.journal.is_full and publication.qos:
             broker.counters.refused_publishes += 1
             if self._incoming_5 is None and publisher is not None:
                 raise MqttFormatError("the disk does not keep up", QUOTA_EXCEEDED)
@@ -414,8 +423,6 @@ class Connection:
         broker.counters.published_in += 1
         if broker.on_publish is not None and broker.on_publish(self, topic, publication.payload):
             return 0
-        if publication.properties.message_expiry is not None and publication.expires is None:  # a will's, from now on
-            publication.expires = broker.shared.now + publication.properties.message_expiry
         return 0 if broker.publish(publication, publisher=publisher) else NO_SUBSCRIBERS
 
     def _control_packet(self, session: Session, packet: Packet, now: float) -> None:

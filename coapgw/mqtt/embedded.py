@@ -96,7 +96,7 @@ class EmbeddedLink:
         place = message.place
         self._owed[place] = None
         self._broker.publish(
-            Publication(message.topic, message.payload, QOS, False, self._settle, place, origin=message)
+            Publication(message.topic, message.payload, QOS, False, self._settle, place, message)
         )
         self._accepted(place)
 

@@ -40,6 +40,7 @@ class Journal:
 
     Args:
         epoch: seconds since the epoch when the broker's clock was 0.
+        is_full: so much waits for the disk that no more should come.
         on_work: called when there is something to hand over after there was nothing; returns whether it will be.
         gather: called before a group is handed over, to add to it.
     """
@@ -47,6 +48,7 @@ class Journal:
     store: ISessionStore | None = None
     epoch: float = 0.0
     on_work: Callable[[], bool] | None = None
+    is_full: bool = False
     gather: Callable[[], None] | None = None
     _is_awake: bool = False
     _group: _Group = attrs.Factory(_Group)
@@ -62,11 +64,6 @@ class Journal:
     def begin_after(self, number: int, serial: int) -> None:
         """Number messages and claims from behind these."""
         self._last_number, self._last_serial = number, serial
-
-    @property
-    def is_full(self) -> bool:
-        """Whether so much waits for the disk that no more should come."""
-        return self._group.size > FULL_BYTES
 
     def wall(self, now: float | None) -> float | None:
         """Return the broker's clock as seconds since the epoch."""
@@ -85,7 +82,7 @@ class Journal:
             self._last_number += 1
             number = publication.number = self._last_number
             changes.messages[number] = self._stored(publication, number)
-            self._group.size += len(publication.payload) + ROW_BYTES
+            self._grow(len(publication.payload) + ROW_BYTES)
         self._last_serial += 1
         serial = self._last_serial
         identifiers = () if manner is None else manner.identifiers
@@ -134,6 +131,10 @@ class Journal:
             self._group.changes.claims[serial] = claim._replace(packet_id=packet_id)
         else:
             self._group.changes.sent[serial] = packet_id
+
+    def _grow(self, size: int) -> None:
+        self._group.size += size
+        self.is_full = self._group.size > FULL_BYTES
 
     def _received(self, publication: Publication) -> None:
         publication.kept -= 1
@@ -198,7 +199,7 @@ class Journal:
         else:
             self._group.changes.retained[topic] = self._stored(publication, 0)
             size += len(publication.payload)
-        self._group.size += size
+        self._grow(size)
 
     # ------------------------------------------------------------------ groups
 
@@ -222,6 +223,7 @@ class Journal:
         if self._writing is not None or not self._group or self.store is None:
             return
         group, self._group = self._group, _Group()
+        self.is_full = False
         self._writing = group
         if group.changes:
             self.store.write(group.changes, self._written)

@@ -12,8 +12,20 @@ from coapgw.mqtt.properties import NO_PROPERTIES, Properties, encode_block
 from coapgw.mqtt.subscriptions import Manner
 
 
-@attrs.define(eq=False)
-class Publication:
+class _Beside:
+    """What most publications have not: values of the class, because setting each would cost every message."""
+
+    retained: bool = False
+    owed: int = 0
+    kept: int = 0
+    properties: Properties = NO_PROPERTIES
+    expires: float | None = None
+    number: int = 0
+    stored_block: bytes | None = None
+
+
+@attrs.define(eq=False, slots=False)
+class Publication(_Beside):
     """A message on its way through the broker.
 
     Args:
@@ -24,13 +36,16 @@ class Publication:
         settled: called once, with *place*, when nobody owes an acknowledgement for it any more that is not on disk in
             the broker's own file; from inside ``Broker.publish`` if nobody ever did.
         place: whatever the publisher knows it by.
+        origin: the device's message, if it is the gateway's.
+
+    Attributes:
         retained: True for the copy that a new subscriber is given (section 3.3.1.3).
         owed: sessions that still want it, apart from those for which it is on disk in the broker's own file.
         kept: sessions that still want it and for which it is there, or about to be.
         properties: what an MQTT 5 client said about it.
         expires: the broker's clock when it is of no use any more; None for never.
-        origin: the device's message, if it is the gateway's.
         number: in the broker's file, 0 if it is not there.
+        stored_block: what ``block`` returns, once it is known.
     """
 
     topic: bytes
@@ -39,14 +54,7 @@ class Publication:
     retain: bool = False
     settled: Callable[[object], None] | None = None
     place: object = None
-    retained: bool = False
-    owed: int = 0
-    kept: int = 0
-    properties: Properties = NO_PROPERTIES
-    expires: float | None = None
     origin: Spooled | None = None
-    number: int = 0
-    stored_block: bytes | None = None
 
     def release(self) -> None:
         """Let one owner go."""

@@ -118,7 +118,7 @@ class RestoredState:
 
 
 def _publication(message: StoredMessage, journal: Journal) -> Publication:
-    expires = None if message.expires is None else message.expires - journal.epoch
-    publication = Publication(message.topic, message.payload, message.qos, message.retain, expires=expires)
+    publication = Publication(message.topic, message.payload, message.qos, message.retain)
+    publication.expires = None if message.expires is None else message.expires - journal.epoch
     publication.stored_block = message.properties
     return publication

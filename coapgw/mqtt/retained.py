@@ -40,7 +40,8 @@ class RetainedMessages:
         size = _size(message)
         if len(self._messages) >= self.max_messages or self._bytes + size > self.max_bytes:
             return None
-        copy = Publication(topic, message.payload, message.qos, retained=True)
+        copy = Publication(topic, message.payload, message.qos)
+        copy.retained = True
         copy.properties, copy.expires, copy.stored_block = message.properties, message.expires, message.stored_block
         self._messages[topic] = copy
         self._bytes += size

@@ -114,13 +114,16 @@ class Session:
         else:
             publication.owed += 1
         owed = (publication, qos, manner, serial)
-        if outbox is None or self.queue or self._resend or not self._is_open(outbox):
+        if (
+            outbox is None
+            or self.queue
+            or outbox.full
+            or len(self.inflight) + len(self._completing) >= outbox.window
+            or self._resend
+            or self._inflight_bytes >= WINDOW_BYTES
+        ):
             return self._enqueue(owed)
-        if self._send(outbox, owed):
-            return None
-        gone: list[Publication] = []
-        self._drop(owed, gone)
-        return gone
+        return None if self._send(outbox, owed) else self._dropped(owed)
 
     def _is_open(self, outbox: Outbox) -> bool:
         return (
@@ -180,20 +183,20 @@ class Session:
     def _send(self, outbox: Outbox, owed: Owed) -> bool:
         """Send a message under a new packet identifier; return False if the client does not take it."""
         publication, qos, manner, serial = owed
-        inflight, completing = self.inflight, self._completing
+        inflight = self.inflight
         packet_id = self._last_id
         while True:
             packet_id = packet_id % TEXT_LIMIT + 1
-            if packet_id not in inflight and packet_id not in completing:
+            if packet_id not in inflight and packet_id not in self._completing:
                 break
         payload = publication.payload
         is_held = serial and qos == 2
-        if outbox.writer is None:
-            packet = encode_publish(publication.topic, payload, qos, publication.retains(manner), False, packet_id)
+        writer = outbox.writer
+        if writer is None:
+            retain = publication.retained if manner is None else publication.retains(manner)
+            packet = encode_publish(publication.topic, payload, qos, retain, False, packet_id)
         else:
-            packet = outbox.writer.publish(
-                publication, qos, False, packet_id, manner, self.shared.now, may_alias=not is_held
-            )
+            packet = writer.publish(publication, qos, False, packet_id, manner, self.shared.now, may_alias=not is_held)
             if not packet:
                 return False
         if is_held:  # the client may not know an identifier that we would have forgotten: it would take it for a repeat
@@ -224,6 +227,12 @@ class Session:
         if self.outbox is not None:
             self._join_crowd()
         return pushed_out or None
+
+    def _dropped(self, owed: Owed) -> list[Publication]:
+        """Give up a claim; return what is to be released."""
+        gone: list[Publication] = []
+        self._drop(owed, gone)
+        return gone
 
     def _drop(self, owed: Owed, released: list[Publication]) -> None:
         """Give up a claim; what is to be released is added to *released*."""
@@ -344,7 +353,7 @@ class Session:
                 self.shared.journal.paid(serial, publication)
         if self.queue or self._resend:
             self.pump()
-        if not serial:
+        if not serial:  # last, because whoever is told may publish
             publication.release()
 
     # ------------------------------------------------------------------ coming and going
