@@ -95,9 +95,7 @@ class EmbeddedLink:
         """Publish a message; the broker of this process always takes it."""
         place = message.place
         self._owed[place] = None
-        self._broker.publish(
-            Publication(message.topic, message.payload, QOS, False, self._settle, place, message)
-        )
+        self._broker.publish(Publication(message.topic, message.payload, QOS, False, self._settle, place, message))
         self._accepted(place)
 
     def _settle(self, place: Any) -> None:

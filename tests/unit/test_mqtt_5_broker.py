@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coapgw.metrics import BrokerCounters
 from coapgw.model import Spooled
@@ -26,11 +28,14 @@ from coapgw.mqtt.packets import (
     UnsubAck,
     Unsubscribe,
     Will,
+    encode_publish,
 )
 from coapgw.mqtt.properties import Properties
 from coapgw.mqtt.publication import Publication
 from coapgw.mqtt.writer_5 import ALIAS_LIMIT
+from tests.unit.mqtt_5_wire_cases import BAD_5, BAD_CONNECTS, GOOD_5, Bad5
 from tests.unit.mqtt_peers import Peer, connected, connected_5
+from tests.unit.session_store import RememberedSessions
 
 NO_LOCAL, AS_PUBLISHED, NEW_ONLY, NO_RETAINED = 0x04, 0x08, 0x10, 0x20
 
@@ -451,6 +456,71 @@ def test_coming_back_in_time_takes_the_will_back(broker: Broker) -> None:
     assert seen.messages() == []
     broker.handle_timer(56.0)
     assert len(seen.messages()) == 1
+
+
+# ---------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("case", BAD_5, ids=lambda case: case.name)
+def test_bad_bytes_end_the_connection_with_a_reason_and_disturb_nobody(broker: Broker, case: Bad5) -> None:
+    victim = connected_5(broker, "victim", (b"#", 1))
+    peer = connected_5(broker, "mallory")
+    peer.connection.receive_data(case.wire, 0.0)
+    assert disconnected(peer) == case.code
+    peer.connection.receive_data(encode_publish(b"t", b"late", properties=b"\0"), 0.0)
+    assert victim.is_open
+    assert victim.messages() == []
+    assert broker.counters.protocol_errors == 1
+
+
+@pytest.mark.parametrize("case", BAD_CONNECTS, ids=lambda case: case.name)
+def test_a_bad_first_packet_ends_the_connection(broker: Broker, case: Bad5) -> None:
+    peer = Peer(broker)
+    peer.connection.receive_data(case.wire, 0.0)
+    assert peer.connection.closing is Closing.ABORT
+    assert not broker.sessions
+
+
+def test_topics_of_any_length_are_taken(broker: Broker) -> None:
+    longest = b"t" * 65_535
+    peer = connected_5(broker, "c", (longest, 1), (b"+", 1))
+    peer.send(Publish(longest, b"x", 1, packet_id=1))
+    assert [message.topic for message in peer.messages()] == [longest]
+    peer.send(Subscribe(2, ((b"/" * 65_535, 0),)))
+    assert peer.receive() == [SubAck(2, (0x8F,))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=40),
+            st.sampled_from(GOOD_5).map(lambda case: case.wire),
+            st.tuples(st.sampled_from(GOOD_5), st.integers(0, 60), st.integers(0, 255)).map(
+                lambda one: one[0].wire[: one[1]] + bytes((one[2],)) + one[0].wire[one[1] + 1 :]
+            ),
+        ),
+        max_size=8,
+    )
+)
+def test_no_bytes_raise(pieces: list[bytes]) -> None:
+    store = RememberedSessions()
+    broker = Broker(AccessList(), store=store)
+    bystander = connected_5(broker, "bystander", (b"quiet", 1))
+    said = Properties(session_expiry=5, topic_alias_maximum=3)
+    first, second = connected_5(broker, "p", (b"#", 2), said=said), Peer(broker)
+    for now, piece in enumerate(pieces):
+        for peer in (first, second):
+            peer.connection.receive_data(piece, float(now))
+            peer.connection.data_to_send()
+        broker.take_writable()
+        broker.handle_timer(float(now))
+    first.lose()
+    second.lose()
+    broker.handle_timer(1e6)
+    assert bystander.is_open
+    again = Broker(AccessList(), store=store)
+    again.restore(store.load(), 1e6)
 
 
 # ---------------------------------------------------------------------- $SYS
