@@ -95,6 +95,8 @@ class UplinkCounters:
     over_rate: int = 0
     not_stored: int = 0
     introduced: int = 0
+    translated: int = 0
+    untranslatable: int = 0  # published as ERROR events
 
 
 @attrs.define

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from coapgw.energysaver.check import check
 from coapgw.energysaver.errors import Mistake, PayloadDoesNotFit, TemplateInvalid
 from coapgw.energysaver.program import Program
 from coapgw.json_text import JsonInvalid, parse_json
+from coapgw.model import Translated
 
 TEXT_LIMIT: Final = 65_536  # bytes of a template: what the management API takes
-
-
-class Translation(NamedTuple):
-    """A payload as JSON: the *document*, compact and UTF-8, and (longitude, latitude) if it has both."""
-
-    document: bytes
-    location: tuple[str, str] | None
 
 
 class Template:
@@ -29,10 +23,10 @@ class Template:
         self.version = version
         self._program = program
 
-    def translate(self, payload: bytes) -> Translation:
+    def translate(self, payload: bytes) -> Translated:
         """Return the JSON for a payload.  Raises PayloadDoesNotFit."""
         document, location = self._program(payload)
-        return Translation(document.encode(), location)
+        return Translated(document.encode(), location)
 
 
 def parse_template(text: str | bytes) -> Template:
@@ -56,4 +50,4 @@ def parse_template(text: str | bytes) -> Template:
     )
 
 
-__all__ = ["Mistake", "PayloadDoesNotFit", "Template", "TemplateInvalid", "Translation", "parse_template"]
+__all__ = ["Mistake", "PayloadDoesNotFit", "Template", "TemplateInvalid", "parse_template"]

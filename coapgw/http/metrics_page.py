@@ -79,6 +79,8 @@ MEANINGS: Final[Mapping[str, str]] = {
     "uplink_over_rate": "Messages over limits.device_rate",
     "uplink_not_stored": "Messages refused, because the spool was full or failing",
     "uplink_introduced": "Devices heard for the first time",
+    "uplink_translated": "Payloads a template turned into JSON",
+    "uplink_untranslatable": "Payloads that did not fit the template, published as ERROR events",
     "spool_commits": "Transactions of the spool",
     "spool_committed": "Messages brought to disk",
     "spool_commit_seconds": "Seconds spent on transactions of the spool",

@@ -126,11 +126,19 @@ class Spool:
 
     # ------------------------------------------------------------------ in
 
-    def append(self, message: Outgoing, stored: Answer | None, introduction: Introduction | None = None) -> int:
+    def append(
+        self,
+        message: Outgoing,
+        stored: Answer | None,
+        introduction: Introduction | None = None,
+        event: Outgoing | None = None,
+    ) -> int:
         """Take a message to be committed with the next group; see ISpool."""
         size = len(message.topic) + len(message.payload) + OVERHEAD_BYTES
         if introduction is not None:
             size += len(introduction.lifecycle.topic) + len(introduction.lifecycle.payload) + OVERHEAD_BYTES
+        if event is not None:
+            size += len(event.topic) + len(event.payload) + OVERHEAD_BYTES
         waiting = self._waiting_bytes + size
         if self._bytes + waiting > self._max_bytes:
             self._refused_size = min(size, self._max_bytes)  # what never fits does not keep it full
@@ -149,10 +157,14 @@ class Spool:
             group.introduced.append((introduction.iccid, introduction.born))
             self._introduced.add((introduction.iccid, introduction.born))
         place += 1
-        self._place = place
-        self._waiting_messages += 1 if introduction is None else 2
+        self._waiting_messages += 1 + (introduction is not None) + (event is not None)
         group.messages.append(Spooled(place, *message))
         group.stored.append(stored)
+        self._place = place
+        if event is not None:
+            self._place += 1
+            group.messages.append(Spooled(self._place, *event))
+            group.stored.append(None)
         group.size += size
         if not self._handing_over:
             self._handing_over = True
@@ -224,7 +236,8 @@ class Spool:
                 continue
             if failure is None:
                 for take in self._followers:
-                    take(group.messages)
+                    with self._log.failuresHandled("a follower of the spool failed"):  # devices get their answers
+                        take(group.messages)
             for stored in group.stored:
                 if stored is not None:
                     stored(failure)
