@@ -161,6 +161,9 @@ class ISpool(Interface):
     def settle(places: Iterable[int]) -> None:
         """Delete messages that need not be sent again, soon, with the next commit."""
 
+    def set_aside(message: Spooled, reason: str) -> None:
+        """Keep a message that no broker takes as a dead letter, soon, with the next commit; it is not read again."""
+
     def last_place() -> int:
         """Return the highest place ever given, 0 before the first."""
 
@@ -218,12 +221,15 @@ class IDelivery(Interface):
     def settled(place: int) -> None:
         """Nobody needs this message from us any more: it may leave the spool."""
 
+    def refused(message: Spooled, reason: str) -> None:
+        """The broker will not take a message, for a *reason* an operator can read: it must not stop the others."""
+
     def resume() -> None:
         """The link is ready for more after it was not."""
 
 
 class IBrokerLink(Interface):
-    """Where the publisher delivers: the embedded broker, or (later) a bridge."""
+    """Where the publisher delivers: the embedded broker, or a bridge to another one."""
 
     def deliver(message: Spooled) -> None:
         """Publish at QoS 1, not retained.  Only while *ready*.

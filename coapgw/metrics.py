@@ -139,6 +139,20 @@ class BrokerCounters:
 
 
 @attrs.define
+class BridgeCounters:
+    """The bridge to another broker; messages unless said otherwise."""
+
+    connections: int = 0  # that the broker accepted
+    failed_attempts: int = 0  # connections that did not come about, or that the broker refused
+    published: int = 0  # sent for the first time
+    repeated: int = 0  # sent again on a later connection, or after a refusal
+    acknowledged: int = 0
+    refused: int = 0  # by the broker, final or not
+    set_aside: int = 0  # given up and kept as dead letters
+    pump_errors: int = 0  # our own fault
+
+
+@attrs.define
 class HttpCounters:
     """The management API's clients; requests unless said otherwise."""
 

@@ -6,12 +6,10 @@ becomes a daemon in between, and neither threads nor locks survive that.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-import resource
 import time
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from random import SystemRandom
@@ -19,9 +17,7 @@ from typing import Any, Final
 
 import attrs
 from twisted.application.service import MultiService
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
-from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -32,7 +28,7 @@ from coapgw.coap.blockwise import BlockwiseLimits, BlockwiseSite
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
-from coapgw.config import Config, Engine, MqttMode, PayloadForm
+from coapgw.config import Config, MqttMode, PayloadForm
 from coapgw.config_values import ListenAddress
 from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
@@ -45,13 +41,10 @@ from coapgw.http.access import open_token
 from coapgw.http.metrics_page import CounterGroup, Gauge, MetricsPage
 from coapgw.http.server import ManagementApi
 from coapgw.metrics import HttpCounters
-from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
-from coapgw.mqtt.broker import Broker, BrokerLimits
-from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publisher import Publisher
 from coapgw.net.dtls import SecureLayer
-from coapgw.net.mqtt import BrokerPump, MqttServerFactory
 from coapgw.net.udp import CoapPort, Layer, local_hosts
+from coapgw.outlet import InProcess, Outlet, ToBroker
 from coapgw.secure import SecureCoap
 from coapgw.storage.call_thread import CallThread
 from coapgw.storage.credentials import DeviceCredentials
@@ -61,12 +54,10 @@ from coapgw.storage.directory import DeviceDirectory
 from coapgw.storage.keys import DeviceKeys
 from coapgw.storage.last_seen import LastSeen, LastSeenWriter
 from coapgw.storage.sealing import open_seal
-from coapgw.storage.sessions import SqliteSessionStore
 from coapgw.storage.spool import Spool, open_spool
 
 TICK_SECONDS: Final = 1.0
 COAPS_PORT: Final = 5684  # RFC 7252 section 6.2: what a coaps URL means where nothing listens here
-OTHER_FILES: Final = 300  # beside MQTT clients: 100 that Twisted accepts before it closes them, 100 of HTTP, databases
 
 
 def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAPResource] | None = None) -> Gateway:
@@ -82,34 +73,16 @@ def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAP
     """
     if reactor is None:
         from twisted.internet import reactor
-    mistakes = [sentence for absent, sentence in _not_built(config) if absent]
-    embedded = config.mqtt.embedded
-    users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in embedded.users]
-    try:
-        access = AccessList(users, AnonymousPolicy(embedded.anonymous.value))
-    except PasswordHashRefused as refused:
-        raise ConfigurationInvalid([*mistakes, f"mqtt.embedded.users: {refused}"]) from None
-    if mistakes:
+    mqtt = config.mqtt
+    outlet = ToBroker(mqtt.bridge) if mqtt.mode is MqttMode.BRIDGE else InProcess(mqtt.embedded)
+    if mistakes := outlet.mistakes():
         raise ConfigurationInvalid(mistakes)
-    return Gateway(config, reactor, access, mount or {})
-
-
-def _not_built(config: Config) -> Iterator[tuple[bool, str]]:
-    """Yield what a configuration may ask for in vain, and how that is said."""
-    yield config.mqtt.mode is MqttMode.BRIDGE, 'mqtt.mode: "bridge" is not in this version yet, only "embedded"'
-    yield config.mqtt.embedded.engine is Engine.AMQTT, 'mqtt.embedded.engine: "amqtt" is not in this version yet'
+    return Gateway(config, reactor, outlet, mount or {})
 
 
 def _now_ms() -> int:
     """Return the milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def _number(port: IListeningPort) -> int:
-    """Return the number of a TCP port."""
-    address = port.getHost()
-    assert isinstance(address, IPv4Address | IPv6Address)
-    return address.port
 
 
 class Gateway(MultiService):
@@ -121,13 +94,13 @@ class Gateway(MultiService):
 
     log = Logger()
 
-    def __init__(self, config: Config, reactor: Any, access: AccessList, mount: Mapping[str, CoAPResource]) -> None:
+    def __init__(self, config: Config, reactor: Any, outlet: Outlet, mount: Mapping[str, CoAPResource]) -> None:
         """Remember what to build."""
         super().__init__()
         self.config = config
         self._data = config.data.absolute()  # twistd changes its directory before it starts us
         self._reactor = reactor
-        self._access = access
+        self.outlet = outlet
         self._mount = mount
         self._closing: list[Callable[[], object]] = []
         self.coap_ports: list[CoapPort] = []
@@ -143,7 +116,10 @@ class Gateway(MultiService):
             self._open_storage()
             self._forget_ports()
             self._closing.append(self._forget_ports)
-            self._build_mqtt()
+            self.publisher = Publisher(self.spool, self._reactor, self._published)
+            self._closing.append(self.outlet.stop)
+            self.outlet.open(self._data, self._reactor, self.publisher, lambda: self.spool.fill)
+            self._closing.append(self.publisher.stop)
             self._build_coap()
             self.secure = SecureCoap(self.config.coaps, self._data, self.credentials)
             self.directory.subscribe(self.secure.associations.devices_changed)
@@ -174,53 +150,8 @@ class Gateway(MultiService):
         for part in (self._follower, LastSeenWriter(self.last_seen, self._reactor)):
             part.setServiceParent(self)
             self._closing.append(part.disownServiceParent)  # another start makes others
-        self.sessions = SqliteSessionStore(self._data / "broker.db")
-        self._closing.append(self.sessions.close)
         self.spool: Spool = open_spool(self._data / "spool.db", self._reactor, config.spool.max_bytes)
         self._closing.append(self.spool.close)
-
-    def _build_mqtt(self) -> None:
-        """Build the way out: spool, publisher, link, broker."""
-        embedded = self.config.mqtt.embedded
-        self.broker = Broker(
-            self._access,
-            BrokerLimits(
-                max_packet=embedded.max_packet,
-                max_queue=embedded.max_queue,
-                max_connections=self._connections_possible(embedded.max_connections),
-                connect_timeout=embedded.connect_timeout,
-            ),
-            store=self.sessions,
-        )
-        known_clients = self.broker.restore(self.sessions.load(), time.monotonic())
-        self._broker_pump = BrokerPump(self.broker, self._reactor)
-        self._closing.append(self._broker_pump.stop)
-        self.publisher = Publisher(self.spool, self._reactor, self._published)
-        self._closing.append(self.publisher.stop)
-        self.link = EmbeddedLink(self.broker, self.publisher, time.monotonic, lambda: self.spool.fill)
-        self.link.hold(known_clients, time.monotonic())
-
-    def _connections_possible(self, asked: int) -> int:
-        """Return how many clients the files that this process may open leave room for; ask for more files before."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        needed = asked + OTHER_FILES
-        if soft == resource.RLIM_INFINITY or soft >= needed:
-            return asked
-        with suppress(OSError, ValueError):
-            granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
-            soft = granted
-        if soft >= needed:
-            return asked
-        possible = max(1, soft - OTHER_FILES)
-        self.log.warn(
-            "the system grants {soft} open files: {possible} MQTT clients instead of mqtt.embedded.max_connections = "
-            "{asked}; raise the limit (ulimit -n, LimitNOFILE=)",
-            soft=soft,
-            possible=possible,
-            asked=asked,
-        )
-        return possible
 
     def _build_coap(self) -> None:
         """Build the way in: message layer (one for each socket), resources, uplink."""
@@ -306,8 +237,8 @@ class Gateway(MultiService):
             CounterGroup("bootstrap", lambda: [self.bootstrap.counters]),
             CounterGroup("uplink", lambda: [self.uplink.counters]),
             CounterGroup("spool", lambda: [self.spool.counters]),
-            CounterGroup("mqtt", lambda: [self.broker.counters]),
             CounterGroup("http", lambda: [self.http_counters]),
+            *self.outlet.counters(),
         )
         gauges = (
             Gauge("ready", lambda: not self.unready()),
@@ -315,8 +246,7 @@ class Gateway(MultiService):
             Gauge("dtls_half_open", lambda: self.secure.admission.half_open),
             Gauge("devices", lambda: len(self.directory)),
             Gauge("spool_fill_ratio", lambda: self.spool.fill),
-            Gauge("mqtt_clients", lambda: self.broker.connected_clients),
-            Gauge("mqtt_sessions", lambda: len(self.broker.sessions)),
+            *self.outlet.gauges(),
         )
         return MetricsPage(groups, gauges)
 
@@ -333,11 +263,12 @@ class Gateway(MultiService):
     def _listen(self) -> None:
         """Bind every socket: MQTT first, so that nothing is acknowledged before there is a way out; HTTP last."""
         config, reactor = self.config, self._reactor
-        self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
+        self.outlet.listen()
         self.coap_ports = [self._listen_udp(address, self._layer) for address in config.coap.listen]
         self.coaps_ports = [self._listen_udp(address, self._secure_layer) for address in config.coaps.listen]
         self.secure.restore([port.number for port in self.coaps_ports])
-        self.publisher.start(self.link)
+        self.publisher.start(self.outlet.link)
+        self.outlet.start()
         self.api.start(config.http.listen.host, config.http.listen.port)
         ticking = LoopingCall(self._tick)
         ticking.clock = reactor
@@ -353,13 +284,6 @@ class Gateway(MultiService):
         self._closing.append(port.stopListening)
         return port
 
-    def _listen_mqtt(self, address: ListenAddress) -> IListeningPort:
-        loopback = address.host == "localhost" or ipaddress.ip_address(address.host).is_loopback
-        factory = MqttServerFactory(self._broker_pump, loopback)
-        port: IListeningPort = self._reactor.listenTCP(address.port, factory, 1000, address.host)
-        self._closing.append(port.stopListening)
-        return port
-
     def _ready(self) -> None:
         """Write ``ports.json`` and say that the gateway is ready."""
         if not self.running:
@@ -367,7 +291,7 @@ class Gateway(MultiService):
         self.ports = {
             "coap": [port.number for port in self.coap_ports],
             "coaps": [port.number for port in self.coaps_ports],
-            "mqtt": [_number(port) for port in self.mqtt_ports],
+            "mqtt": self.outlet.port_numbers(),
             "http": self.api.number,
         }
         try:
@@ -392,7 +316,8 @@ class Gateway(MultiService):
         """Do what is to be looked at once a second."""
         self.secure.handle_timer()
         self.uplink.handle_timer()
-        self.link.handle_timer()
+        self.outlet.handle_timer()
+        self.spool.look_at_requests()
 
     # ------------------------------------------------------------------ stop
 
@@ -403,6 +328,8 @@ class Gateway(MultiService):
             for port in self.coap_ports + self.coaps_ports:
                 port.stopReading()
             yield self.spool.flush().addErrback(self._not_closed)
+            self.publisher.stop()
+            yield self.outlet.drain()
             self.publisher.stop()
             yield self.spool.close()
             for port in self.coap_ports + self.coaps_ports:

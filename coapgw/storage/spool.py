@@ -6,6 +6,7 @@ all that waits at once: a group commit whose size follows the load.  The results
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import threading
 import time
@@ -24,6 +25,7 @@ from coapgw.errors import SpoolFailing, SpoolFull, StorageError
 from coapgw.interfaces import Answer, ISpool
 from coapgw.metrics import SpoolCounters
 from coapgw.model import Introduction, Outgoing, Spooled
+from coapgw.storage.dead_letters import DeadLetter, Request, Wish
 from coapgw.storage.spool_file import OVERHEAD_BYTES, SpoolFile, runs
 
 GROUP_LIMIT: Final = 2_000  # messages in one transaction: some 10 ms
@@ -45,6 +47,8 @@ class Group:
     stored: list[Answer | None] = attrs.field(factory=list)
     introduced: list[tuple[str, int]] = attrs.field(factory=list)
     settled: list[int] = attrs.field(factory=list)
+    set_aside: list[DeadLetter] = attrs.field(factory=list)
+    buried: list[int] = attrs.field(factory=list)
     size: int = 0
 
 
@@ -57,13 +61,19 @@ class Read:
     result: Deferred[list[Spooled]]
 
 
+class Look(enum.Enum):
+    """A job without particulars: see what an operator wants done with dead letters."""
+
+    REQUESTS = "requests"
+
+
 class Nothing(enum.Enum):
     """That no job waits, as opposed to None, which ends the writer."""
 
     WAITS = "waits"
 
 
-Job: TypeAlias = Group | Read
+Job: TypeAlias = Group | Read | Look
 """What the writer is asked to do."""
 
 
@@ -88,6 +98,7 @@ class Spool:
         file: opened; the spool closes it.
         max_bytes: of messages not settled yet, ``spool.max_bytes``.
         start_writer: given the writer's work, has it done in a thread; tests do it themselves.
+        clock: seconds since the epoch.
     """
 
     log = Logger()
@@ -100,6 +111,7 @@ class Spool:
         *,
         counters: SpoolCounters | None = None,
         start_writer: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Start the writer."""
         self._reactor: Reactor = reactor
@@ -107,7 +119,9 @@ class Spool:
         self.counters = counters or SpoolCounters()
         self._place = file.first_place - 1
         self._introduced = file.introduced()
-        self._bytes = file.bytes
+        self._bytes = file.held_bytes
+        self._clock = clock
+        self._looking = False
         self._waiting_bytes = 0
         self._waiting_messages = 0
         self._refused_size = OVERHEAD_BYTES  # no message is smaller
@@ -183,6 +197,12 @@ class Spool:
         self.counters.settled += len(settled) - before
         self._settle_in(SETTLE_SECONDS)
 
+    def set_aside(self, message: Spooled, reason: str) -> None:
+        """Keep a message as a dead letter, with the next commit or soon."""
+        self._group.settled.append(message.place)
+        self._group.set_aside.append(DeadLetter(*message, reason, int(self._clock() * 1000)))
+        self._settle_in(SETTLE_SECONDS)
+
     def _settle_in(self, seconds: float) -> None:
         """Hand over what is to be deleted in so many seconds, unless that happens anyway."""
         if not self._handing_over and self._settle_call is None and self._closed is None:
@@ -196,7 +216,7 @@ class Spool:
         """Give the writer what this turn brought."""
         self._handing_over = False
         group = self._group
-        if group.messages or group.settled:
+        if group.messages or group.settled or group.buried:
             self._gather_until = self._reactor.seconds() + GATHER_SECONDS
             self._group = Group()
             self._jobs.put(group)
@@ -228,6 +248,7 @@ class Spool:
             if failure is not None:
                 self._introduced.difference_update(group.introduced)
                 self._group.settled.extend(group.settled)
+                self._group.set_aside.extend(group.set_aside)
         if failure is not None and self._group.settled:
             self._settle_in(RETRY_SECONDS)  # a full spool takes nothing in, so no message may ever come to do it
         self._note_health(failure)
@@ -241,6 +262,27 @@ class Spool:
             for stored in group.stored:
                 if stored is not None:
                     stored(failure)
+
+    def look_at_requests(self) -> None:
+        """Do what an operator wants done with dead letters; called about once a second."""
+        if not self._looking and self._closed is None:
+            self._looking = True
+            self._jobs.put(Look.REQUESTS)
+
+    def requested(self, requests: Sequence[Request]) -> None:
+        """Take what the writer found; in the reactor's thread.  What fails is asked for again at the next look."""
+        self._looking = False
+        if not requests or self._closed is not None:
+            return
+        group = self._group
+        for letter, wish in requests:
+            group.buried.append(letter.place)
+            if wish is Wish.REQUEUE:
+                self._place += 1
+                group.messages.append(letter.message._replace(place=self._place))
+                self._waiting_messages += 1
+        self._hand_over()  # before the next look
+        self.look_at_requests()
 
     def was_read(self, result: Deferred[list[Spooled]], messages: list[Spooled] | StorageError) -> None:
         """Take the result of a read; in the reactor's thread."""
@@ -337,8 +379,8 @@ class Writer:
         """Work until told to end, by None."""
         job = self._next()
         while job is not None:
-            if isinstance(job, Read):
-                self._read(job)
+            if not isinstance(job, Group):
+                self._read(job) if isinstance(job, Read) else self._look()
                 job = self._next()
                 continue
             groups, size = [job], len(job.messages)
@@ -376,17 +418,25 @@ class Writer:
         messages = groups[0].messages if len(groups) == 1 else [m for group in groups for m in group.messages]
         introduced = [pair for group in groups for pair in group.introduced]
         settled = runs(place for group in groups for place in group.settled)
+        set_aside = [letter for group in groups for letter in group.set_aside]
+        buried = [place for group in groups for place in group.buried]
         failure: StorageError | None = None
         begun = time.perf_counter()
         try:
-            self._file.commit(messages, introduced, settled)
+            self._file.commit(messages, introduced, settled, set_aside, buried)
         except StorageError as refused:
             failure = refused
         counters = self._spool.counters
         counters.commits += 1
         counters.committed += len(messages)
         counters.commit_seconds += time.perf_counter() - begun
-        self._report(self._spool.committed, groups, self._file.bytes, failure)
+        self._report(self._spool.committed, groups, self._file.held_bytes, failure)
+
+    def _look(self) -> None:
+        requests: list[Request] = []
+        with contextlib.suppress(StorageError):  # the next commit will say so
+            requests = self._file.requests()
+        self._report(self._spool.requested, requests)
 
     def _read(self, job: Read) -> None:
         result: list[Spooled] | StorageError

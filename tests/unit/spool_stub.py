@@ -21,6 +21,7 @@ class SpoolStub:
         self.waiting: list[tuple[Spooled, Answer | None]] = []
         self.rows: list[Spooled] = []
         self.settled: list[int] = []
+        self.dead: list[tuple[Spooled, str]] = []
         self.introduced: set[tuple[str, int]] = set()
         self.refuse: StorageError | None = None
         self.read_fails = False
@@ -86,6 +87,10 @@ class SpoolStub:
         self.settled += places
         gone = set(self.settled)
         self.rows = [row for row in self.rows if row.place not in gone]
+
+    def set_aside(self, message: Spooled, reason: str) -> None:
+        self.dead.append((message, reason))
+        self.settle([message.place])
 
     def last_place(self) -> int:
         return self._place

@@ -15,6 +15,7 @@ from coapgw.http.metrics_page import MEANINGS, CounterGroup, Gauge, MetricsPage
 from coapgw.metrics import (
     BlockwiseCounters,
     BootstrapCounters,
+    BridgeCounters,
     BrokerCounters,
     DtlsCounters,
     HttpCounters,
@@ -34,6 +35,7 @@ KINDS: dict[str, Any] = {
     "uplink": UplinkCounters,
     "spool": SpoolCounters,
     "mqtt": BrokerCounters,
+    "bridge": BridgeCounters,
     "http": HttpCounters,
 }
 GAUGES = (
@@ -44,6 +46,9 @@ GAUGES = (
     "spool_fill_ratio",
     "mqtt_clients",
     "mqtt_sessions",
+    "bridge_connected",
+    "bridge_since_seconds",
+    "bridge_in_flight",
 )
 
 
