@@ -19,6 +19,7 @@ from coapgw.model import (
     Introduction,
     KeyFormat,
     Outgoing,
+    Saved,
     Savings,
     Spooled,
     StoredTemplate,
@@ -140,7 +141,8 @@ class ISpool(Interface):
 
         *stored* is called once: with None when the commit is on disk, or with a StorageError when it failed, in which
         case nothing of it will be published.  With an *introduction*, its lifecycle event takes the place before the
-        message's, in the same commit.  So does an *event* of the message, behind it.  Raises SpoolFull or SpoolFailing, in which case *stored* is not called.
+        message's, in the same commit; an *event* of the message takes the one behind it.  Raises SpoolFull or
+        SpoolFailing, in which case *stored* is not called.
         """
 
     def is_introduced(iccid: str, born: int) -> bool:
@@ -203,13 +205,16 @@ class ITemplates(Interface):
 
 
 class ISavings(Interface):
-    """What translating saved, by day and device."""
+    """What translating came to, by day (UTC) and device.  Every call may block, and raises StorageError."""
 
-    def report(range_days: int) -> Savings:
-        """Return the figures of the last so many days, today included, and of as many before; may block.
+    def report(days: int, iccid: str | None = None) -> Savings:
+        """Return the sums of the last so many *days*, today included, and of as many before; of all devices, or one."""
 
-        Raises StorageError.
-        """
+    def by_day(days: int) -> Sequence[tuple[int, Saved]]:
+        """Return the sums of each of the last so many *days* (numbered from the epoch), the last first."""
+
+    def by_device(days: int, limit: int) -> Sequence[tuple[str, Saved]]:
+        """Return the devices (ICCIDs) that saved most in the last so many *days*, at most *limit*, the best first."""
 
 
 class IDelivery(Interface):

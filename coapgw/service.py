@@ -51,8 +51,10 @@ from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
+from coapgw.storage.follower import RegistryFollower
 from coapgw.storage.keys import DeviceKeys
-from coapgw.storage.last_seen import LastSeen, LastSeenWriter
+from coapgw.storage.last_seen import LastSeen
+from coapgw.storage.periodic import PeriodicWriter
 from coapgw.storage.sealing import open_seal
 from coapgw.storage.spool import Spool, open_spool
 
@@ -145,9 +147,9 @@ class Gateway(MultiService):
         self.keys = DeviceKeys(registry, seal, _now_ms)
         self.credentials = DeviceCredentials(self.directory, seal)
         self.directory.load()
-        self._follower = self.directory.follow(self._reactor)
+        self._follower = RegistryFollower(self.directory, "devices", self._reactor)
         self.last_seen = LastSeen(registry)
-        for part in (self._follower, LastSeenWriter(self.last_seen, self._reactor)):
+        for part in (self._follower, PeriodicWriter(self.last_seen, "when devices were last heard is", self._reactor)):
             part.setServiceParent(self)
             self._closing.append(part.disownServiceParent)  # another start makes others
         self.spool: Spool = open_spool(self._data / "spool.db", self._reactor, config.spool.max_bytes)

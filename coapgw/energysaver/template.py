@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from zope.interface import implementer
+
 from coapgw.energysaver.check import check
 from coapgw.energysaver.errors import Mistake, PayloadDoesNotFit, TemplateInvalid
 from coapgw.energysaver.program import Program
+from coapgw.interfaces import ITranslator
 from coapgw.json_text import JsonInvalid, parse_json
 from coapgw.model import Translated
 
 TEXT_LIMIT: Final = 65_536  # bytes of a template: what the management API takes
 
 
+@implementer(ITranslator)
 class Template:
     """A template without mistakes; ``parse_template`` makes it."""
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from coapgw.errors import CoapgwError, PayloadTooLarge
+from coapgw.errors import CoapgwError, PayloadTooLarge, Untranslatable
 from coapgw.gateway.envelope import EnvelopeWriter, MessageIds
 from coapgw.gateway.rate import DeviceRates, OverRate
 from coapgw.gateway.topics import mqtt_topic

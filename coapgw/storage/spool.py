@@ -257,7 +257,7 @@ class Spool:
                 continue
             if failure is None:
                 for take in self._followers:
-                    with self._log.failuresHandled("a follower of the spool failed"):  # devices get their answers
+                    with self.log.failuresHandled("a follower of the spool failed"):  # devices get their answers
                         take(group.messages)
             for stored in group.stored:
                 if stored is not None:
