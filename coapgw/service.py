@@ -16,7 +16,7 @@ from random import SystemRandom
 from typing import Any, Final
 
 import attrs
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -40,6 +40,7 @@ from coapgw.gateway.uplink import Uplink, UplinkSettings
 from coapgw.http.access import open_token
 from coapgw.http.metrics_page import CounterGroup, Gauge, MetricsPage
 from coapgw.http.server import ManagementApi
+from coapgw.interfaces import ITranslator
 from coapgw.metrics import HttpCounters
 from coapgw.mqtt.publisher import Publisher
 from coapgw.net.dtls import SecureLayer
@@ -55,8 +56,10 @@ from coapgw.storage.follower import RegistryFollower
 from coapgw.storage.keys import DeviceKeys
 from coapgw.storage.last_seen import LastSeen
 from coapgw.storage.periodic import PeriodicWriter
+from coapgw.storage.savings import TranslationCounts
 from coapgw.storage.sealing import open_seal
 from coapgw.storage.spool import Spool, open_spool
+from coapgw.storage.templates import ActiveTemplate, TemplateRegistry
 
 TICK_SECONDS: Final = 1.0
 COAPS_PORT: Final = 5684  # RFC 7252 section 6.2: what a coaps URL means where nothing listens here
@@ -139,7 +142,7 @@ class Gateway(MultiService):
     def _open_storage(self) -> None:
         """Open what must survive: devices, their keys, the spool, MQTT sessions."""
         config = self.config
-        registry = open_registry(config.registry.url, self._data)
+        registry = self._registry_database = open_registry(config.registry.url, self._data)
         self._closing.append(registry.close)
         self.registry = DeviceRegistry(registry, _now_ms)
         self.directory = DeviceDirectory(self.registry.changes_since)
@@ -149,9 +152,8 @@ class Gateway(MultiService):
         self.directory.load()
         self._follower = RegistryFollower(self.directory, "devices", self._reactor)
         self.last_seen = LastSeen(registry)
-        for part in (self._follower, PeriodicWriter(self.last_seen, "when devices were last heard is", self._reactor)):
-            part.setServiceParent(self)
-            self._closing.append(part.disownServiceParent)  # another start makes others
+        self._run(self._follower)
+        self._run(PeriodicWriter(self.last_seen, "when devices were last heard is", self._reactor))
         self.spool: Spool = open_spool(self._data / "spool.db", self._reactor, config.spool.max_bytes)
         self._closing.append(self.spool.close)
 
@@ -172,6 +174,7 @@ class Gateway(MultiService):
             heard=self.last_seen.heard,
             rates=DeviceRates(limits.device_rate, limits.device_burst, time.monotonic) if limits.device_rate else None,
         )
+        self._build_templates()
         thread = CallThread(self._reactor, "coapgw bootstrap")
         self._closing.append(thread.stop)
         self.bootstrap = Bootstrap(
@@ -194,6 +197,24 @@ class Gateway(MultiService):
         self._site = BlockwiseSite(ResourceSite(self.root), BlockwiseLimits(body_bytes=config.uplink.max_payload))
         self.layers: list[MessageLayer] = []
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
+
+    def _build_templates(self) -> None:
+        """Have the uplink translate with the template that is active, and count what that comes to."""
+        self.templates = TemplateRegistry(self._registry_database, _now_ms)
+        self.savings = TranslationCounts(self._registry_database, _now_ms)
+        self.uplink.count = self.savings.count
+        active = ActiveTemplate(self._registry_database, self._translate_with)
+        active.load()
+        self._run(RegistryFollower(active, "templates", self._reactor))
+        self._run(PeriodicWriter(self.savings, "counts of translations are", self._reactor))
+
+    def _translate_with(self, template: ITranslator | None) -> None:
+        self.uplink.translator = template
+
+    def _run(self, part: Service) -> None:
+        """Have *part* run while the gateway does."""
+        part.setServiceParent(self)
+        self._closing.append(part.disownServiceParent)  # another start makes others
 
     def _layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> MessageLayer:
         peers = DevicesByAddress(self.directory)
@@ -222,6 +243,8 @@ class Gateway(MultiService):
             registry=self.registry,
             keys=self.keys,
             last_seen=self.last_seen,
+            templates=self.templates,
+            savings=self.savings,
             now_ms=_now_ms,
             unready=self.unready,
             metrics=self._metrics_page(),

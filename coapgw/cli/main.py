@@ -15,6 +15,7 @@ from coapgw.cli import config as config_verbs
 from coapgw.cli import device as device_verbs
 from coapgw.cli import send as send_verb
 from coapgw.cli import spool as spool_verbs
+from coapgw.cli import template as template_verbs
 from coapgw.cli.output import Output
 from coapgw.config import load
 from coapgw.errors import CoapgwError, ConfigurationInvalid
@@ -85,11 +86,12 @@ def make_parser() -> argparse.ArgumentParser:
     rooms = parser.add_subparsers(metavar="WHAT", required=True, parser_class=send_verb.MixedParser)
     for name, verbs, about in (
         ("device", device_verbs, "the list of devices"),
+        ("template", template_verbs, "Energy Saver templates"),
         ("spool", spool_verbs, "messages on their way to MQTT"),
         ("config", config_verbs, "the configuration"),
     ):
         room = rooms.add_parser(
-            name, help=about, description=about.capitalize() + ".", parents=[leaf], allow_abbrev=False
+            name, help=about, description=about[0].upper() + about[1:] + ".", parents=[leaf], allow_abbrev=False
         )
         verbs.add_verbs(room, leaf)
     about = "Send a CoAP request, over UDP or DTLS, and show the answer."

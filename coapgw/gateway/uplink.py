@@ -27,7 +27,7 @@ ERROR_TOPIC: Final = b"error"
 LOCATION_TOPIC: Final = b"location"
 
 
-def _nothing_saved(iccid: str, payload_bytes: int, document_bytes: int) -> None:
+def _not_counted(iccid: str, received: int, payload_bytes: int, document_bytes: int) -> None:
     """Count nothing."""
 
 
@@ -83,8 +83,8 @@ class Uplink:
         self._settings = settings
         self.translator: ITranslator | None = None
         """Turns payloads into JSON; None forwards them as they are."""
-        self.saved: Callable[[str, int, int], None] = _nothing_saved
-        """Told of every translation: the device, bytes of the payload, bytes of the document."""
+        self.count: Callable[[str, int, int, int], None] = _not_counted
+        """Told of every translation: the device, when (milliseconds), bytes of the payload, bytes of the document."""
         self._rates = rates
         self.counters = counters or UplinkCounters()
         self._heard: dict[str, int] = {} if heard is None else heard
@@ -146,7 +146,7 @@ class Uplink:
             event = self._envelopes.error(device, message_id, received, error.description, payload)
             return Outgoing(received, device.iccid, message_id, settings.topic_prefix + ERROR_TOPIC, event), None
         self.counters.translated += 1
-        self.saved(device.iccid, len(payload), len(document))
+        self.count(device.iccid, received, len(payload), len(document))
         body = document if settings.raw else self._envelopes.translated(device, message_id, received, document, topic)
         message = self._outgoing(device, message_id, received, topic, body)
         if location is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -139,7 +139,7 @@ def _found(connection: Connection, template_id: str) -> StoredTemplate:
     raise TemplateNotFound(template_id)
 
 
-def _stored(row: Row[Any]) -> StoredTemplate:
+def _stored(row: Any) -> StoredTemplate:
     return StoredTemplate(row.id, row.name, row.text, TemplateStatus(row.status), row.created_at, row.updated_at)
 
 

@@ -61,13 +61,15 @@ class Rig:
         self.groups: list[list[Spooled]] = []
         self.spool.follow(lambda group: self.groups.append(list(group)))
 
-    def append(self, payload: bytes = b"x", introduction: Introduction | None = None) -> int:
+    def append(
+        self, payload: bytes = b"x", introduction: Introduction | None = None, event: Outgoing | None = None
+    ) -> int:
         place = 0
 
         def stored(failure: Exception | None) -> None:
             self.stored.append((place, failure))
 
-        place = self.spool.append(_message(payload), stored, introduction)
+        place = self.spool.append(_message(payload), stored, introduction, event)
         return place
 
     def commit(self) -> None:
@@ -225,6 +227,24 @@ def test_no_place_is_given_twice_after_a_crash(tmp_path: Path) -> None:
     assert after.spool.last_place() <= 3 + RESERVE_PLACES + 1
     after.close()
     rig.close()
+
+
+def test_event_has_the_place_behind_its_message(rig: Rig) -> None:
+    assert rig.append(b"first", Introduction(ICCID, 5, _message(b"new")), _message(b"event")) == 2
+    assert rig.append(b"second") == 4
+    rig.commit()
+    assert rig.stored == [(2, None), (4, None)]
+    expected = [(1, b"new"), (2, b"first"), (3, b"event"), (4, b"second")]
+    assert [(message.place, message.payload) for message in rig.read()] == expected
+
+
+def test_follower_that_fails_keeps_nobody_waiting(rig: Rig) -> None:
+    rig.spool.follow(lambda group: 1 / 0)  # type: ignore[arg-type]
+    rig.append()
+    with capturedLogs() as logged:
+        rig.commit()
+    assert rig.stored == [(1, None)]
+    assert [event["log_failure"].type for event in logged] == [ZeroDivisionError]
 
 
 def test_an_introduction_is_stored_with_its_message_and_known_from_then_on(rig: Rig) -> None:
