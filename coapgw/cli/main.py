@@ -31,9 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in a terminal that cannot show it
+    words = sys.argv[1:] if argv is None else argv
     try:
-        asked = make_parser().parse_args(argv)
+        asked = make_parser().parse_args(words)
     except SystemExit as done:  # --help and --version, or a mistake that argparse has told
+        if done.code:
+            _hint_at_order(words)
         return EXIT_OK if done.code is None else int(done.code)
     try:
         status = _run(asked, Output(asked.json))
@@ -97,6 +100,15 @@ def make_parser() -> argparse.ArgumentParser:
     about = "Send a CoAP request, over UDP or DTLS, and show the answer."
     send_verb.add_verb(rooms.add_parser("send", help=about, description=about, parents=[leaf], allow_abbrev=False))
     return parser
+
+
+def _hint_at_order(words: Sequence[str]) -> None:
+    """Say where the options of the tool itself stand, to whoever has put one behind the verb."""
+    behind = [
+        word for index, word in enumerate(words) if index and word.partition("=")[0] in ("--config", "--data", "--set")
+    ]
+    if behind and not words[0].startswith("-"):
+        print(f"coapgw: --config, --data and --set stand before {words[0]!r}", file=sys.stderr)
 
 
 def _discard_output() -> None:
