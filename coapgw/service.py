@@ -194,7 +194,8 @@ class Gateway(MultiService):
         self.root = make_root(self.uplink, self.bootstrap)
         for segment, mounted in self._mount.items():
             self.root.putChild(segment.encode(), mounted)
-        self._site = BlockwiseSite(ResourceSite(self.root), BlockwiseLimits(body_bytes=config.uplink.max_payload))
+        self._resources = ResourceSite(self.root)
+        self._site = BlockwiseSite(self._resources, BlockwiseLimits(body_bytes=config.uplink.max_payload))
         self.layers: list[MessageLayer] = []
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
 
@@ -341,6 +342,7 @@ class Gateway(MultiService):
         """Do what is to be looked at once a second."""
         self.secure.handle_timer()
         self.uplink.handle_timer()
+        self._resources.handle_timer(time.monotonic())
         self.outlet.handle_timer()
         self.spool.look_at_requests()
 
