@@ -118,6 +118,7 @@ class SpoolCounters:
     committed: int = 0
     commit_seconds: float = 0.0
     failed_commits: int = 0
+    failed_reads: int = 0
     settled: int = 0
 
 

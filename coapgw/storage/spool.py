@@ -6,19 +6,19 @@ all that waits at once: a group commit whose size follows the load.  The results
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from coapgw.errors import SpoolFailing, SpoolFull, StorageError
@@ -35,6 +35,8 @@ GATHER_SECONDS: Final = 0.001  # from one group to the next: a commit costs the 
 SETTLE_SECONDS: Final = 0.1  # how long deletions wait for a commit to travel with
 CALM_SECONDS: Final = 5.0  # without a failure, then the log says that it works again
 RETRY_SECONDS: Final = 1.0  # until deletions that failed are tried again, if no commit takes them along before
+
+T = TypeVar("T")
 
 Followers: TypeAlias = "list[Callable[[Sequence[Spooled]], None]]"
 
@@ -251,7 +253,8 @@ class Spool:
                 self._group.set_aside.extend(group.set_aside)
         if failure is not None and self._group.settled:
             self._settle_in(RETRY_SECONDS)  # a full spool takes nothing in, so no message may ever come to do it
-        self._note_health(failure)
+        self.counters.failed_commits += failure is not None
+        self._note_health(failure, "devices get 5.03")
         for group in groups:
             if not group.messages:
                 continue
@@ -287,7 +290,8 @@ class Spool:
     def was_read(self, result: Deferred[list[Spooled]], messages: list[Spooled] | StorageError) -> None:
         """Take the result of a read; in the reactor's thread."""
         if isinstance(messages, StorageError):
-            self._note_health(messages)
+            self.counters.failed_reads += 1
+            self._note_health(messages, "subscribers wait")
             result.errback(messages)
         else:
             result.callback(messages)
@@ -309,7 +313,7 @@ class Spool:
         """How full it is, 0 to 1: messages not settled, on disk and waiting to be."""
         return (self._bytes + self._waiting_bytes) / self._max_bytes
 
-    def _note_health(self, failure: StorageError | None) -> None:
+    def _note_health(self, failure: StorageError | None, consequence: str) -> None:
         """Log each way it fails once, and once that it works again: a disk that is nearly full does both in turn."""
         if failure is None:
             if self._last_error is not None:
@@ -317,12 +321,11 @@ class Spool:
                 if self._closed is None:
                     self._calm_call = self._reactor.callLater(CALM_SECONDS, self._calm)
             return
-        self.counters.failed_commits += 1
         self._last_error = error = str(failure)
         self._cancel_calm()
         if error not in self._told:
             self._told.add(error)
-            self.log.error("{error}; devices get 5.03 until it works again", error=error)
+            self.log.error("{error}; {consequence} until it works again", error=error, consequence=consequence)
 
     def _calm(self) -> None:
         self._calm_call = None
@@ -407,11 +410,7 @@ class Writer:
             job = self._waiting()
             if not isinstance(job, Nothing):
                 return job
-            try:
-                busy = self._file.tidy()
-            except StorageError:
-                busy = False  # the next commit will say so
-            if not busy:
+            if self._attempt(self._file.tidy) is not True:  # if it failed, the next commit will say so
                 return self._jobs.get()
 
     def _commit(self, groups: list[Group]) -> None:
@@ -420,12 +419,9 @@ class Writer:
         settled = runs(place for group in groups for place in group.settled)
         set_aside = [letter for group in groups for letter in group.set_aside]
         buried = [place for group in groups for place in group.buried]
-        failure: StorageError | None = None
         begun = time.perf_counter()
-        try:
-            self._file.commit(messages, introduced, settled, set_aside, buried)
-        except StorageError as refused:
-            failure = refused
+        done = self._attempt(lambda: self._file.commit(messages, introduced, settled, set_aside, buried))
+        failure = done if isinstance(done, StorageError) else None
         counters = self._spool.counters
         counters.commits += 1
         counters.committed += len(messages)
@@ -433,18 +429,25 @@ class Writer:
         self._report(self._spool.committed, groups, self._file.held_bytes, failure)
 
     def _look(self) -> None:
-        requests: list[Request] = []
-        with contextlib.suppress(StorageError):  # the next commit will say so
-            requests = self._file.requests()
-        self._report(self._spool.requested, requests)
+        found = self._attempt(self._file.requests)
+        # If it failed, the next commit will say so.
+        self._report(self._spool.requested, [] if isinstance(found, StorageError) else found)
 
     def _read(self, job: Read) -> None:
-        result: list[Spooled] | StorageError
+        self._report(self._spool.was_read, job.result, self._attempt(lambda: self._file.read(job.after, job.limit)))
+
+    def _attempt(self, act: Callable[[], T]) -> T | StorageError:
+        """Do something with the file; return what comes of it, or why it failed.
+
+        A mistake of our own is a failure like that of a disk: a writer that ended would leave devices without answers.
+        """
         try:
-            result = self._file.read(job.after, job.limit)
+            return act()
         except StorageError as refused:
-            result = refused
-        self._report(self._spool.was_read, job.result, result)
+            return refused
+        except Exception as mistake:  # noqa: BLE001 - whatever it is, devices are to be told
+            self._report(self._spool.log.failure, "a mistake in the spool's writer", Failure())
+            return SpoolFailing(f"the spool failed by a mistake of its own ({type(mistake).__name__})")
 
 
 def open_spool(path: Path, reactor: Any, max_bytes: int, counters: SpoolCounters | None = None) -> Spool:

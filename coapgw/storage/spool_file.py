@@ -210,10 +210,12 @@ class SpoolFile:
         """Turn what SQLite raises into SpoolFailing, and leave no transaction open."""
         try:
             yield
-        except (sqlite3.Error, OSError) as failure:
+        except BaseException as failure:
             with contextlib.suppress(sqlite3.Error):
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
+                if not isinstance(failure, sqlite3.Error | OSError):
+                    raise  # a mistake of our own
                 # On a full disk this empties the write-ahead log, and the next commit may have room again.
                 self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             raise SpoolFailing(f"the spool {self._path}: {failure}") from None

@@ -353,6 +353,36 @@ def test_a_deletion_that_failed_is_tried_again_although_nothing_new_comes(tmp_pa
     rig.close()
 
 
+def test_mistake_of_our_own_is_told_to_devices_and_does_not_end_the_writer(rig: Rig) -> None:
+    rig.spool.append(_message(), lambda failure: rig.stored.append((1, failure)))
+    with capturedLogs() as logged:
+        rig.spool._group.messages.append(None)  # type: ignore[arg-type]
+        rig.commit()
+        rig.clock.until(lambda: rig.stored)
+    ((_, failure),) = rig.stored
+    assert isinstance(failure, SpoolFailing)
+    assert "by a mistake of its own" in str(failure)
+    assert not rig.spool.is_healthy()
+    assert [event["log_level"].name for event in logged] == ["critical", "error"]
+    rig.append(b"after")
+    rig.commit()
+    assert rig.stored[-1][1] is None
+    assert [message.payload for message in rig.read()] == [b"after"]
+
+
+def test_read_that_fails_is_counted_and_told_as_such(rig: Rig) -> None:
+    failures: list[object] = []
+    with sqlite3.connect(rig.path, isolation_level=None) as other, capturedLogs() as logged:
+        other.execute("ALTER TABLE message RENAME TO away")
+        rig.spool.read(0, 1).addErrback(lambda failure: failures.append(failure.type))
+        rig.clock.until(lambda: failures)
+        other.execute("ALTER TABLE away RENAME TO message")
+    other.close()
+    assert failures == [SpoolFailing]
+    assert (rig.spool.counters.failed_reads, rig.spool.counters.failed_commits) == (1, 0)
+    assert [event["consequence"] for event in logged] == ["subscribers wait"]
+
+
 def test_a_disk_that_fails_now_and_then_is_logged_once_until_it_is_calm_again(rig: Rig) -> None:
     rig.append()
     rig.commit()
