@@ -106,6 +106,7 @@ class BootstrapCounters:
     answered: int = 0
     unauthorised: int = 0
     from_elsewhere: int = 0  # not from a network that may bootstrap
+    over_rate: int = 0
     refused_busy: int = 0
     failed: int = 0
 

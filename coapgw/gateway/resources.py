@@ -82,6 +82,8 @@ def bootstrap_answer_to(error: Exception) -> tuple[int, bytes]:
             return UNAUTHORIZED, encode_body(payload=_TERMS)
         case TooManyAsking():
             return SERVICE_UNAVAILABLE, _RETRY
+        case OverRate():
+            return answer_to(error)
         case _:
             return INTERNAL_SERVER_ERROR, encode_body(payload=_NO_KEY)
 

@@ -70,6 +70,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "bootstrap_answered": "Bootstrap calls answered with a key",
     "bootstrap_unauthorised": "Bootstrap calls of no registered, active device, or without accepted terms",
     "bootstrap_from_elsewhere": "Bootstrap calls from a network that may not",
+    "bootstrap_over_rate": "Bootstrap calls of devices that call all the time",
     "bootstrap_refused_busy": "Bootstrap calls refused because too many waited",
     "bootstrap_failed": "Bootstrap calls that failed, because no key could be stored or no URL is known",
     "uplink_accepted": "Messages of devices that were taken",
