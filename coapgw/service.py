@@ -47,7 +47,6 @@ from coapgw.net.dtls import SecureLayer
 from coapgw.net.udp import CoapPort, Layer, local_hosts
 from coapgw.outlet import InProcess, Outlet, ToBroker
 from coapgw.secure import SecureCoap
-from coapgw.storage.call_thread import CallThread
 from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
@@ -60,6 +59,7 @@ from coapgw.storage.savings import TranslationCounts
 from coapgw.storage.sealing import open_seal
 from coapgw.storage.spool import Spool, open_spool
 from coapgw.storage.templates import ActiveTemplate, TemplateRegistry
+from coapgw.threads import CallThreads
 
 TICK_SECONDS: Final = 1.0
 COAPS_PORT: Final = 5684  # RFC 7252 section 6.2: what a coaps URL means where nothing listens here
@@ -175,7 +175,7 @@ class Gateway(MultiService):
             rates=DeviceRates(limits.device_rate, limits.device_burst, time.monotonic) if limits.device_rate else None,
         )
         self._build_templates()
-        thread = CallThread(self._reactor, "coapgw bootstrap")
+        thread = CallThreads(self._reactor, "coapgw bootstrap")
         self._closing.append(thread.stop)
         self.bootstrap = Bootstrap(
             self.keys,

@@ -17,6 +17,7 @@ from coapgw.gateway.rate import DeviceRates, OverRate
 from coapgw.interfaces import IDeviceKeys
 from coapgw.metrics import BootstrapCounters
 from coapgw.model import Device, DeviceKey
+from coapgw.threads import NotCalled
 
 ASKING_LIMIT: Final = 1000  # devices whose keys are being written or wait for that: a second or two
 JOINED_LIMIT: Final = 16  # calls of one device that get the answer to the one under way
@@ -179,7 +180,8 @@ class Bootstrap:
             error = DeviceUnknown(iccid)
         else:
             error = failure.value if isinstance(failure.value, StorageError) else StorageError("unexpected")
-            self._say_once(failure)
+            if not failure.check(NotCalled):  # the gateway is stopping
+                self._say_once(failure)
         for _, told in self._asking.pop(iccid):
             if isinstance(error, PeerError):
                 self.counters.unauthorised += 1
