@@ -243,7 +243,10 @@ class Front:
         earlier = self._handshakes.get(address)
         if earlier is not None:
             if earlier.random == hello.random:
-                return  # our flight was lost, or is on its way; the timer repeats it
+                if earlier.repeat_flight(now):
+                    self.counters.repeated_flights += 1
+                    self._after_step(earlier, now)
+                return
             self._end(earlier)
             self.counters.displaced += 1
         self._begin_handshake(hello, address, now)

@@ -8,6 +8,7 @@ import pytest
 
 from coapgw.dtls.admission import HandshakeLimits
 from coapgw.dtls.association import AeadAssociation, CipherCache
+from coapgw.dtls.handshake import REPEAT_SECONDS
 from coapgw.dtls.openssl import AEAD_SUITES, SUITES
 from coapgw.dtls.records import APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, split
 from coapgw.dtls.suites import derive_keys, suite_of
@@ -84,6 +85,24 @@ def test_a_hello_with_a_cookie_that_comes_twice_is_one_handshake() -> None:
     assert server.receive(with_cookie) == []
     assert server.counters.handshakes == 1
     for datagram, _ in flight:
+        client.exchange(client.take(datagram))
+    client.send(b"x")
+    assert server.texts == [b"x"]
+
+
+def test_a_client_that_lost_our_first_flight_gets_it_again_when_it_repeats_its_hello() -> None:
+    server = Server()
+    client = Client(server)
+    ((request, _),) = server.receive(client.first_flight()[0])
+    (with_cookie,) = client.take(request)
+    lost = server.receive(with_cookie)
+    server.now += REPEAT_SECONDS
+    again = server.receive(with_cookie)
+    assert again == lost
+    assert server.receive(with_cookie) == []  # a duplicate that the network made
+    assert server.counters.repeated_flights == 1
+    assert server.counters.handshakes == 1
+    for datagram, _ in again:
         client.exchange(client.take(datagram))
     client.send(b"x")
     assert server.texts == [b"x"]
