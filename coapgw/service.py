@@ -256,7 +256,7 @@ class Gateway(MultiService):
     def _metrics_page(self) -> MetricsPage:
         """Return the page of every counter; a new room of the house is a line here."""
         groups = (
-            CounterGroup("coap", lambda: [layer.counters for layer in self.layers]),
+            CounterGroup("coap", lambda: [self._resources.counters, *(layer.counters for layer in self.layers)]),
             CounterGroup("blockwise", lambda: [self._site.counters]),
             CounterGroup("udp", lambda: [port.counters for port in self.coap_ports + self.coaps_ports]),
             CounterGroup("dtls", lambda: [self.secure.counters]),
