@@ -119,7 +119,7 @@ class SpoolCounters:
     committed: int = 0
     commit_seconds: float = 0.0
     failed_commits: int = 0
-    failed_reads: int = 0
+    failed_reads: int = 0  # of messages on their way out
     settled: int = 0
 
 

@@ -282,6 +282,7 @@ class Gateway(MultiService):
             "the gateway is stopping": not self.running,
             "the spool is full": self.spool.is_full(),
             "the disk refuses the spool's commits": not self.spool.is_healthy(),
+            "the spool cannot be read: messages wait on disk": not self.spool.is_readable(),
             "the device registry cannot be read": not self._follower.is_healthy(),
         }
         return [sentence for sentence, holds in obstacles.items() if holds]
