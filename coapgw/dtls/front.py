@@ -309,6 +309,10 @@ class Front:
         if association is None:
             self.counters.failed += 1
             return
+        if not self._table.is_current(association):  # its key has changed since OpenSSL asked for it
+            self.counters.revoked += 1
+            self._send_sealed(ALERT, _CLOSE_NOTIFY, association)
+            return
         association.last_heard = now
         self._make_way(association)
         self.counters.established += 1

@@ -468,3 +468,33 @@ def test_noise_is_counted_and_nothing_else() -> None:
     assert server.counters.malformed
     assert server.front.half_open == 0
     assert server.front.next_timer() is None
+
+
+@pytest.mark.parametrize("suite", [AEAD, CBC])
+@pytest.mark.parametrize("now_known", [None, Credential(ICCID, b"another key", 2)])
+def test_key_that_changed_in_the_middle_of_a_handshake_makes_no_association(
+    suite: str, now_known: Credential | None
+) -> None:
+    server = Server()
+    client = Client(server, suites=(suite,))
+
+    def change_it_before_the_finished(datagram: bytes) -> list[bytes]:
+        if split(datagram)[0][0] == HANDSHAKE and server.counters.handshakes:
+            flight = client.take(datagram)
+            records = split(b"".join(flight))
+            server.receive(b"".join(records[:-1]))  # all but the Finished: OpenSSL has asked for the key
+            if now_known is None:
+                del server.keys.known[ICCID]
+            else:
+                server.keys.known[ICCID] = now_known
+            server.table.devices_changed([ICCID])
+            server.receive(records[-1])
+            return []
+        return [datagram]
+
+    client.exchange(client.first_flight(), change_it_before_the_finished)
+    assert server.counters.handshakes == 1
+    assert len(server.table) == 0
+    assert server.front.half_open == 0
+    assert (server.counters.established, server.counters.revoked) == (0, 1)
+    assert server.texts == []
