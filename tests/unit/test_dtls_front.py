@@ -51,6 +51,20 @@ def test_a_client_is_heard_and_answered(suite: str) -> None:
     assert server.counters.refused == 0
 
 
+@pytest.mark.parametrize("suite", [AEAD, CBC])
+def test_every_record_of_a_datagram_is_heard_at_once(suite: str) -> None:
+    server = Server()
+    client = Client(server, suites=(suite,)).connect()
+    server.receive(client.engine.seal(b"one") + client.engine.seal(b"two"))
+    assert server.texts == [b"one", b"two"]
+    server.receive(client.engine.seal(b"three"))
+    assert server.texts[2:] == [b"three"]
+    server.receive(client.engine.seal(b"four") + client.engine.close())
+    assert server.texts[3:] == [b"four"]
+    assert server.counters.closed == 1
+    assert len(server.table) == 0
+
+
 def test_a_first_hello_costs_nothing_and_is_answered_with_less() -> None:
     server = Server()
     (hello,) = Client(server).first_flight()
