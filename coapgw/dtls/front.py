@@ -436,6 +436,7 @@ def _association_of(handshake: Handshake, ciphers: CipherCache) -> Association |
     engine, credential = handshake.engine, handshake.engine.credential
     if credential is None:
         return None
+    engine.credential = None  # a connection outlives its handshake: the key need not
     suite = suite_of(engine.suite)
     association: AeadAssociation | None = handshake.cid_association
     if association is not None:

@@ -65,6 +65,16 @@ def test_every_record_of_a_datagram_is_heard_at_once(suite: str) -> None:
     assert len(server.table) == 0
 
 
+@pytest.mark.parametrize("suite", [AEAD, CBC])
+def test_no_association_keeps_the_devices_key(suite: str) -> None:
+    server = Server()
+    Client(server, suites=(suite,)).connect()
+    (association,) = server.table.all()
+    engine = getattr(association, "_engine", None)
+    assert (engine is not None) == (suite == CBC)
+    assert engine is None or engine.credential is None
+
+
 def test_a_first_hello_costs_nothing_and_is_answered_with_less() -> None:
     server = Server()
     (hello,) = Client(server).first_flight()
