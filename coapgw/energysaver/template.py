@@ -7,12 +7,15 @@ from typing import Final
 from zope.interface import implementer
 
 from coapgw.energysaver.check import check
+from coapgw.energysaver.check_2 import check_2
 from coapgw.energysaver.errors import Mistake, PayloadDoesNotFit, TemplateInvalid
 from coapgw.energysaver.program import Program
+from coapgw.energysaver.program_2 import Program2
 from coapgw.interfaces import ITranslator
 from coapgw.json_text import JsonInvalid, parse_json
 from coapgw.model import Translated
 
+VERSION_2: Final = "2"
 TEXT_LIMIT: Final = 65_536  # bytes of a template: what the management API takes
 
 
@@ -20,7 +23,7 @@ TEXT_LIMIT: Final = 65_536  # bytes of a template: what the management API takes
 class Template:
     """A template without mistakes; ``parse_template`` makes it."""
 
-    def __init__(self, text: str, name: str | None, version: str, program: Program) -> None:
+    def __init__(self, text: str, name: str | None, version: str, program: Program | Program2) -> None:
         """Keep what was written with what was made of it."""
         self.text = text
         self.name = name
@@ -45,10 +48,11 @@ def parse_template(text: str | bytes) -> Template:
         written = parse_json(data)
     except JsonInvalid as invalid:
         raise TemplateInvalid([Mistake("", invalid.reason)]) from None
-    statements = check(written)
+    version = written.get("version") if isinstance(written, dict) else None
+    statements = check_2(written) if version == VERSION_2 else check(written)
     assert isinstance(written, dict)
-    name, version = written.get("name"), written.get("version")
-    program = Program(statements)
+    name = written.get("name")
+    program = Program2(statements) if version == VERSION_2 else Program(statements)
     return Template(
         data.decode(), name if isinstance(name, str) else None, version if isinstance(version, str) else "1", program
     )
