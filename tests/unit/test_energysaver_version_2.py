@@ -449,12 +449,12 @@ _LEAVES = (
     | st.sampled_from(["next", "int", "uint", "float", "boolean", "string", "hex", "time", "ms", "val/2", "a.b", "big"])
     | st.text(max_size=4)
 )
-_TREES = st.recursive(
+TREES = st.recursive(
     _LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(_NAMES), inner, max_size=6)
 )
 
 
-@given(st.lists(_TREES, max_size=4), st.binary(max_size=20))
+@given(st.lists(TREES, max_size=4), st.binary(max_size=20))
 @settings(max_examples=300, deadline=None)
 def test_any_template_is_one_or_refused(sense: list[object], payload: bytes) -> None:
     try:
