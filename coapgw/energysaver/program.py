@@ -2,7 +2,7 @@
 
 Python source is generated and compiled once.  Nothing a template says ever becomes part of that source: it holds names
 that are made here, and whole numbers that were checked; texts, cases and layouts are passed in as constants under such
-names (docs/decisions/0011-energy-saver.md).
+names (docs/decisions/0011-compiled-templates.md).
 
 The function reads values in the order of the statements and notes which case each switch took.  The cases taken decide
 how the document looks: its layout, a text with a place for each value, is made when they are taken for the first time.
