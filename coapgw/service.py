@@ -260,7 +260,7 @@ class Gateway(MultiService):
         groups = (
             CounterGroup("coap", lambda: [self._resources.counters, *(layer.counters for layer in self.layers)]),
             CounterGroup("blockwise", lambda: [self._site.counters]),
-            CounterGroup("udp", lambda: [port.counters for port in self.coap_ports + self.coaps_ports]),
+            CounterGroup("udp", lambda: [port.look_at_kernel() for port in self.coap_ports + self.coaps_ports]),
             CounterGroup("dtls", lambda: [self.secure.counters]),
             CounterGroup("bootstrap", lambda: [self.bootstrap.counters]),
             CounterGroup("uplink", lambda: [self.uplink.counters]),
@@ -274,9 +274,17 @@ class Gateway(MultiService):
             Gauge("dtls_half_open", lambda: self.secure.admission.half_open),
             Gauge("devices", lambda: len(self.directory)),
             Gauge("spool_fill_ratio", lambda: self.spool.fill),
+            Gauge("spool_messages", lambda: self.spool.messages),
+            Gauge("spool_bytes", lambda: self.spool.bytes),
+            Gauge("publisher_oldest_seconds", lambda: self.publisher.oldest_seconds),
             *self.outlet.gauges(),
         )
-        return MetricsPage(groups, gauges)
+        histograms = {
+            "uplink_stored_seconds": self.spool.storing_times,
+            "spool_commit_seconds": self.spool.commit_times,
+            "publisher_delay_seconds": self.publisher.delays,
+        }
+        return MetricsPage(groups, gauges, histograms)
 
     def unready(self) -> Sequence[str]:
         """Return what keeps the gateway from taking messages, a sentence each; nothing if nothing does."""

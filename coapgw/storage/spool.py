@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -23,7 +24,7 @@ from zope.interface import implementer
 
 from coapgw.errors import SpoolFailing, SpoolFull, StorageError
 from coapgw.interfaces import Answer, ISpool
-from coapgw.metrics import SpoolCounters
+from coapgw.metrics import Histogram, SpoolCounters
 from coapgw.model import Introduction, Outgoing, Spooled
 from coapgw.storage.dead_letters import DeadLetter, Request, Wish
 from coapgw.storage.spool_file import OVERHEAD_BYTES, SpoolFile, runs
@@ -119,9 +120,12 @@ class Spool:
         self._reactor: Reactor = reactor
         self._max_bytes = max_bytes
         self.counters = counters or SpoolCounters()
+        self.commit_times = Histogram()
+        self.storing_times = Histogram()
         self._place = file.first_place - 1
         self._introduced = file.introduced()
         self._bytes = file.held_bytes
+        self._file = file
         self._clock = clock
         self._looking = False
         self._waiting_bytes = 0
@@ -266,6 +270,16 @@ class Spool:
             for stored in group.stored:
                 if stored is not None:
                     stored(failure)
+            if failure is None:
+                self._note_times(group)
+
+    def _note_times(self, group: Group) -> None:
+        """Count how long devices have waited; messages of a group came within a few milliseconds."""
+        now = int(self._clock() * 1000)
+        answered = zip(group.messages, group.stored, strict=True)
+        waited = Counter([message.received for message, stored in answered if stored is not None])
+        for received, times in waited.items():
+            self.storing_times.observe(max(0, now - received) / 1000, times)
 
     def look_at_requests(self) -> None:
         """Do what an operator wants done with dead letters; called about once a second."""
@@ -315,6 +329,16 @@ class Spool:
         waiting = self._waiting_bytes + self._refused_size
         too_much_waits = waiting > WAITING_BYTES or self._waiting_messages >= WAITING_MESSAGES
         return too_much_waits or self._bytes + waiting > self._max_bytes
+
+    @property
+    def messages(self) -> int:
+        """How many messages are on disk and not settled, as far as the writer has come."""
+        return self._file.messages
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what is on disk, dead letters included."""
+        return self._bytes
 
     @property
     def fill(self) -> float:
@@ -441,7 +465,7 @@ class Writer:
         done = self._attempt(lambda: self._commit_all(groups))
         counters = self._spool.counters
         counters.commits += 1
-        counters.commit_seconds += time.perf_counter() - begun
+        self._spool.commit_times.observe(time.perf_counter() - begun)
         failure = done if isinstance(done, StorageError) else None
         if isinstance(done, int):
             counters.committed += done
