@@ -78,6 +78,9 @@ bench-coaps: $(TEST_STAMP) prerequisites
 	$(SBIN) $(PY) bench/coaps.py $(BENCH)
 
 # --universal: one file for every Python and platform that setup.cfg names.
+chaos: $(TEST_STAMP) prerequisites
+	$(SBIN) $(PY) -m tests.chaos.run $(CHAOS)
+
 lock: $(RUN_STAMP)
 	test -x .cache/lock/bin/uv || { $(PY) -m venv .cache/lock && .cache/lock/bin/python -m pip install -q $(UV); }
 	$(PY) requirements/write_run_in.py
@@ -91,4 +94,4 @@ clean:
 	rm -rf .import_linter_cache twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: elsewhere help install demo test prerequisites lint unit bench bench-coaps lock clean
+.PHONY: elsewhere help install demo test prerequisites lint unit bench bench-coaps chaos lock clean
