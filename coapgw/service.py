@@ -30,6 +30,7 @@ from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
 from coapgw.config import Config, MqttMode, PayloadForm
 from coapgw.config_values import ListenAddress
+from coapgw.energysaver.cbor import decode_cbor, decode_senml_cbor
 from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
 from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
@@ -62,6 +63,7 @@ from coapgw.storage.templates import ActiveTemplate, TemplateRegistry
 from coapgw.threads import CallThreads
 
 TICK_SECONDS: Final = 1.0
+DECODERS: Final = {60: decode_cbor, 112: decode_senml_cbor}  # by Content-Format: application/cbor, senml+cbor
 COAPS_PORT: Final = 5684  # RFC 7252 section 6.2: what a coaps URL means where nothing listens here
 
 
@@ -191,7 +193,7 @@ class Gateway(MultiService):
             # A device that asked over DTLS loses its association with its old key: the answer leaves before that.
             learn=lambda key: self._reactor.callLater(0, self.credentials.learn, key),
         )
-        self.root = make_root(self.uplink, self.bootstrap)
+        self.root = make_root(self.uplink, self.bootstrap, DECODERS if config.uplink.decode_cbor else {})
         for segment, mounted in self._mount.items():
             self.root.putChild(segment.encode(), mounted)
         self._resources = ResourceSite(self.root)

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from coapgw.energysaver.template import TEXT_LIMIT, Template, TemplateInvalid, p
 from coapgw.errors import CoapgwError
 from coapgw.http.device_json import time_text
 from coapgw.http.templates import template_json, translation_json
+from coapgw.json_text import JsonInvalid, parse_json
 from coapgw.model import NAME_LIMIT, StoredTemplate
 from coapgw.storage.database import open_registry
 from coapgw.storage.templates import TemplateRegistry
@@ -27,6 +29,10 @@ EXIT_REFUSED: Final = 1
 
 class FileUnreadable(CoapgwError):
     """A file that is not there, or not for us."""
+
+
+class NotValues(CoapgwError):
+    """A text that is no JSON object."""
 
 
 class NotHexadecimal(CoapgwError):
@@ -49,6 +55,10 @@ def add_verbs(parser: argparse.ArgumentParser, leaf: argparse.ArgumentParser) ->
     testing = verb("test", "Translate a payload with a template.", run_alone=attempt)
     file(testing)
     testing.add_argument("payload", metavar="HEX", help="hexadecimal digits; blanks and colons are ignored")
+    encoding = verb("encode", "Write values as the payload that the template turns into them.", run_alone=encode)
+    file(encoding)
+    encoding.add_argument("values", metavar="JSON", help="an object")
+    verb("schema", "Print the JSON Schema of templates, for editors.", run_alone=schema)
     activating = verb("activate", "Translate every payload with this template from now on.", run=activate)
     file(activating)
     activating.add_argument("--name", metavar="TEXT", help="what it is called; without it, its own name or the file's")
@@ -87,6 +97,29 @@ def attempt(asked: argparse.Namespace, output: Output) -> int:
         return _told(invalid, asked.file, output)
     translated = translation_json(payload, template.translate(payload).document)
     output.result([translated["translatedPayload"]], translated)
+    return EXIT_OK
+
+
+def encode(asked: argparse.Namespace, output: Output) -> int:
+    """Print the payload that values are made of.  Raises ValuesDoNotFit."""
+    try:
+        values = parse_json(asked.values.encode("utf-8", "surrogatepass"))
+    except JsonInvalid as invalid:
+        raise NotValues(f"JSON: {invalid.reason}") from None
+    if not isinstance(values, dict):
+        raise NotValues("JSON: values are an object")
+    try:
+        template = parse_template(_read(asked.file))
+    except TemplateInvalid as invalid:
+        return _told(invalid, asked.file, output)
+    payload = template.encode(values)
+    output.result([payload.hex()], {"payload": payload.hex(), "bytes": len(payload)})
+    return EXIT_OK
+
+
+def schema(asked: argparse.Namespace, output: Output) -> int:
+    """Print the schema, as the package has it."""
+    print(files("coapgw.energysaver").joinpath("schema.json").read_text(encoding="utf-8"), end="")
     return EXIT_OK
 
 

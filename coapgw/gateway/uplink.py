@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -18,13 +18,16 @@ from coapgw.gateway.rate import DeviceRates, OverRate
 from coapgw.gateway.topics import mqtt_topic
 from coapgw.interfaces import Answer, ISpool, ITranslator
 from coapgw.metrics import UplinkCounters
-from coapgw.model import Acknowledge, Device, Introduction, Outgoing
+from coapgw.model import Acknowledge, Device, Introduction, Outgoing, Translated
 
 PUBLISH_SECONDS: Final = 60.0  # how long a device waits for the broker, acknowledge = "published"
 WAITING_LIMIT: Final = 100_000  # messages waiting for the broker with a device waiting for them
 LIFECYCLE_TOPIC: Final = b"lifecycle"
 ERROR_TOPIC: Final = b"error"
 LOCATION_TOPIC: Final = b"location"
+
+Decode: TypeAlias = Callable[[bytes], bytes]
+"""Returns a payload as JSON.  Raises Untranslatable."""
 
 
 def _not_counted(iccid: str, received: int, payload_bytes: int, document_bytes: int) -> None:
@@ -91,12 +94,15 @@ class Uplink:
         self._envelopes = EnvelopeWriter()
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
 
-    def accept(self, device: Device, topic: bytes | None, payload: bytes, answer: Answer) -> None:
+    def accept(
+        self, device: Device, topic: bytes | None, payload: bytes, answer: Answer, decode: Decode | None = None
+    ) -> None:
         """Take a device's message; *answer* is called once, with None or with what is wrong.
 
         Args:
             topic: as ``topics.parse_topic`` returns it.
             answer: called now or later; PeerError is the device's fault, anything else ours.
+            decode: makes JSON of the payload if no template is active.
         """
         settings = self._settings
         if len(payload) > settings.max_payload:
@@ -112,7 +118,7 @@ class Uplink:
                 self.counters.over_rate += 1
                 answer(refusal)
                 return
-        message, event = self._messages(device, topic, payload, received)
+        message, event = self._messages(device, topic, payload, received, decode)
         introduction = None
         if not self._spool.is_introduced(device.iccid, device.created_at):
             introduction = self._introduction(device, received)
@@ -131,16 +137,16 @@ class Uplink:
             self.counters.accepted += 1
 
     def _messages(
-        self, device: Device, topic: bytes | None, payload: bytes, received: int
+        self, device: Device, topic: bytes | None, payload: bytes, received: int, decode: Decode | None
     ) -> tuple[Outgoing, Outgoing | None]:
         """Return what is published of a payload: the message, and an event that goes with it."""
         settings = self._settings
         message_id = self._ids.next(received)
-        if self.translator is None:
+        if self.translator is None and decode is None:
             body = payload if settings.raw else self._envelopes.telemetry(device, message_id, received, payload, topic)
             return self._outgoing(device, message_id, received, topic, body), None
         try:
-            document, location = self.translator.translate(payload)
+            document, location = self._translated(payload, decode)
         except Untranslatable as error:
             self.counters.untranslatable += 1
             event = self._envelopes.error(device, message_id, received, error.description, payload)
@@ -154,6 +160,13 @@ class Uplink:
         event_id = self._ids.next(received)
         event = self._envelopes.location(device, event_id, received, location)
         return message, Outgoing(received, device.iccid, event_id, settings.topic_prefix + LOCATION_TOPIC, event)
+
+    def _translated(self, payload: bytes, decode: Decode | None) -> Translated:
+        """Return a payload as JSON.  Raises Untranslatable."""
+        if self.translator is not None:
+            return self.translator.translate(payload)
+        assert decode is not None
+        return Translated(decode(payload), None)
 
     def _outgoing(self, device: Device, message_id: str, received: int, topic: bytes | None, body: bytes) -> Outgoing:
         where = mqtt_topic(self._settings.topic_prefix, device.iccid, topic)

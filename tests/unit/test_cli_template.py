@@ -81,3 +81,19 @@ def test_name_is_the_files_if_the_template_has_none(tool: Tool, file: str) -> No
     assert tool("template", "activate", file).out.startswith("room is active")
     Path(file).write_text(TEXT.replace("meter", "\\n" + "x" * 100))
     assert tool("template", "activate", file).out.startswith("x" * 64 + " is active")
+
+
+def test_values_are_written_as_a_payload(tool: Tool, file: str) -> None:  # noqa: F811
+    assert tool("template", "encode", file, '{"t":26}') == Said(0, "001a\n", "")
+    assert tool("template", "encode", file, '{"t":26}', "--json").value == {"payload": "001a", "bytes": 2}
+    for values, sentence in (
+        ('{"t":99999}', "t: is 99999 in the payload, which holds -32768 to 32767"),
+        ("{}", "t: is missing"),
+        ("[]", "JSON: values are an object"),
+    ):
+        assert tool("template", "encode", file, values) == Said(1, "", f"coapgw: {sentence}\n")
+    assert tool("template", "encode", file, "{").status == 1
+
+
+def test_schema_is_printed(tool: Tool) -> None:  # noqa: F811
+    assert json.loads(tool("template", "schema").out)["title"] == "Energy Saver template"
