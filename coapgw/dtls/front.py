@@ -300,6 +300,8 @@ class Front:
     def _end(self, handshake: Handshake) -> None:
         del self._handshakes[handshake.address]
         self._admission.leave(handshake.network)
+        if self._connection_ids is not None and handshake.engine.cid is not None:
+            self._connection_ids.settle(handshake.engine.cid)
         if not self._handshakes:
             self._alarm = math.inf
 
