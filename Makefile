@@ -26,6 +26,7 @@ help:
 	@echo 'make unit              the quick tests'
 	@echo 'make bench             measure the gateway and its peers (BENCH="--help" lists the options)'
 	@echo 'make bench-coaps       the same for CoAP over DTLS'
+	@echo 'make chaos             kill, stall and cut everything under load (CHAOS="--help")'
 	@echo 'make lock              write requirements/*.txt anew, from the ranges in setup.cfg and requirements/test.in'
 	@echo 'make clean             remove .venv and everything that was built'
 	@echo 'The interpreter is python3; another one: make install PYTHON=python3.12'

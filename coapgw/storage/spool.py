@@ -298,6 +298,7 @@ class Spool:
             if wish is Wish.REQUEUE:
                 self._place += 1
                 group.messages.append(letter.message._replace(place=self._place))
+                group.stored.append(None)
                 self._waiting_messages += 1
         self._hand_over()  # before the next look
         self.look_at_requests()
