@@ -192,6 +192,7 @@ class UplinkSection:
 
     acknowledge: Acknowledge = Acknowledge.STORED
     max_payload: Annotated[int, whole(1, 128 << 20)] = 65_536  # in base64 it still has to fit an MQTT packet
+    decode_cbor: Flag = True
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ from random import SystemRandom
 from typing import Any, Final
 
 import attrs
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -30,6 +30,7 @@ from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
 from coapgw.config import Config, MqttMode, PayloadForm
 from coapgw.config_values import ListenAddress
+from coapgw.energysaver.cbor import decode_cbor, decode_senml_cbor
 from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
 from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
@@ -40,23 +41,29 @@ from coapgw.gateway.uplink import Uplink, UplinkSettings
 from coapgw.http.access import open_token
 from coapgw.http.metrics_page import CounterGroup, Gauge, MetricsPage
 from coapgw.http.server import ManagementApi
+from coapgw.interfaces import ITranslator
 from coapgw.metrics import HttpCounters
 from coapgw.mqtt.publisher import Publisher
 from coapgw.net.dtls import SecureLayer
 from coapgw.net.udp import CoapPort, Layer, local_hosts
 from coapgw.outlet import InProcess, Outlet, ToBroker
 from coapgw.secure import SecureCoap
-from coapgw.storage.call_thread import CallThread
 from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
+from coapgw.storage.follower import RegistryFollower
 from coapgw.storage.keys import DeviceKeys
-from coapgw.storage.last_seen import LastSeen, LastSeenWriter
+from coapgw.storage.last_seen import LastSeen
+from coapgw.storage.periodic import PeriodicWriter
+from coapgw.storage.savings import TranslationCounts
 from coapgw.storage.sealing import open_seal
 from coapgw.storage.spool import Spool, open_spool
+from coapgw.storage.templates import ActiveTemplate, TemplateRegistry
+from coapgw.threads import CallThreads
 
 TICK_SECONDS: Final = 1.0
+DECODERS: Final = {60: decode_cbor, 112: decode_senml_cbor}  # by Content-Format: application/cbor, senml+cbor
 COAPS_PORT: Final = 5684  # RFC 7252 section 6.2: what a coaps URL means where nothing listens here
 
 
@@ -137,7 +144,7 @@ class Gateway(MultiService):
     def _open_storage(self) -> None:
         """Open what must survive: devices, their keys, the spool, MQTT sessions."""
         config = self.config
-        registry = open_registry(config.registry.url, self._data)
+        registry = self._registry_database = open_registry(config.registry.url, self._data)
         self._closing.append(registry.close)
         self.registry = DeviceRegistry(registry, _now_ms)
         self.directory = DeviceDirectory(self.registry.changes_since)
@@ -145,11 +152,10 @@ class Gateway(MultiService):
         self.keys = DeviceKeys(registry, seal, _now_ms)
         self.credentials = DeviceCredentials(self.directory, seal)
         self.directory.load()
-        self._follower = self.directory.follow(self._reactor)
+        self._follower = RegistryFollower(self.directory, "devices", self._reactor)
         self.last_seen = LastSeen(registry)
-        for part in (self._follower, LastSeenWriter(self.last_seen, self._reactor)):
-            part.setServiceParent(self)
-            self._closing.append(part.disownServiceParent)  # another start makes others
+        self._run(self._follower)
+        self._run(PeriodicWriter(self.last_seen, "when devices were last heard is", self._reactor))
         self.spool: Spool = open_spool(self._data / "spool.db", self._reactor, config.spool.max_bytes)
         self._closing.append(self.spool.close)
 
@@ -170,7 +176,8 @@ class Gateway(MultiService):
             heard=self.last_seen.heard,
             rates=DeviceRates(limits.device_rate, limits.device_burst, time.monotonic) if limits.device_rate else None,
         )
-        thread = CallThread(self._reactor, "coapgw bootstrap")
+        self._build_templates()
+        thread = CallThreads(self._reactor, "coapgw bootstrap")
         self._closing.append(thread.stop)
         self.bootstrap = Bootstrap(
             self.keys,
@@ -186,12 +193,31 @@ class Gateway(MultiService):
             # A device that asked over DTLS loses its association with its old key: the answer leaves before that.
             learn=lambda key: self._reactor.callLater(0, self.credentials.learn, key),
         )
-        self.root = make_root(self.uplink, self.bootstrap)
+        self.root = make_root(self.uplink, self.bootstrap, DECODERS if config.uplink.decode_cbor else {})
         for segment, mounted in self._mount.items():
             self.root.putChild(segment.encode(), mounted)
-        self._site = BlockwiseSite(ResourceSite(self.root), BlockwiseLimits(body_bytes=config.uplink.max_payload))
+        self._resources = ResourceSite(self.root)
+        self._site = BlockwiseSite(self._resources, BlockwiseLimits(body_bytes=config.uplink.max_payload))
         self.layers: list[MessageLayer] = []
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
+
+    def _build_templates(self) -> None:
+        """Have the uplink translate with the template that is active, and count what that comes to."""
+        self.templates = TemplateRegistry(self._registry_database, _now_ms)
+        self.savings = TranslationCounts(self._registry_database, _now_ms)
+        self.uplink.count = self.savings.count
+        active = ActiveTemplate(self._registry_database, self._translate_with)
+        active.load()
+        self._run(RegistryFollower(active, "templates", self._reactor))
+        self._run(PeriodicWriter(self.savings, "counts of translations are", self._reactor))
+
+    def _translate_with(self, template: ITranslator | None) -> None:
+        self.uplink.translator = template
+
+    def _run(self, part: Service) -> None:
+        """Have *part* run while the gateway does."""
+        part.setServiceParent(self)
+        self._closing.append(part.disownServiceParent)  # another start makes others
 
     def _layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> MessageLayer:
         peers = DevicesByAddress(self.directory)
@@ -220,6 +246,8 @@ class Gateway(MultiService):
             registry=self.registry,
             keys=self.keys,
             last_seen=self.last_seen,
+            templates=self.templates,
+            savings=self.savings,
             now_ms=_now_ms,
             unready=self.unready,
             metrics=self._metrics_page(),
@@ -230,9 +258,9 @@ class Gateway(MultiService):
     def _metrics_page(self) -> MetricsPage:
         """Return the page of every counter; a new room of the house is a line here."""
         groups = (
-            CounterGroup("coap", lambda: [layer.counters for layer in self.layers]),
+            CounterGroup("coap", lambda: [self._resources.counters, *(layer.counters for layer in self.layers)]),
             CounterGroup("blockwise", lambda: [self._site.counters]),
-            CounterGroup("udp", lambda: [port.counters for port in self.coap_ports + self.coaps_ports]),
+            CounterGroup("udp", lambda: [port.look_at_kernel() for port in self.coap_ports + self.coaps_ports]),
             CounterGroup("dtls", lambda: [self.secure.counters]),
             CounterGroup("bootstrap", lambda: [self.bootstrap.counters]),
             CounterGroup("uplink", lambda: [self.uplink.counters]),
@@ -246,9 +274,17 @@ class Gateway(MultiService):
             Gauge("dtls_half_open", lambda: self.secure.admission.half_open),
             Gauge("devices", lambda: len(self.directory)),
             Gauge("spool_fill_ratio", lambda: self.spool.fill),
+            Gauge("spool_messages", lambda: self.spool.messages),
+            Gauge("spool_bytes", lambda: self.spool.bytes),
+            Gauge("publisher_oldest_seconds", lambda: self.publisher.oldest_seconds),
             *self.outlet.gauges(),
         )
-        return MetricsPage(groups, gauges)
+        histograms = {
+            "uplink_stored_seconds": self.spool.storing_times,
+            "spool_commit_seconds": self.spool.commit_times,
+            "publisher_delay_seconds": self.publisher.delays,
+        }
+        return MetricsPage(groups, gauges, histograms)
 
     def unready(self) -> Sequence[str]:
         """Return what keeps the gateway from taking messages, a sentence each; nothing if nothing does."""
@@ -256,6 +292,7 @@ class Gateway(MultiService):
             "the gateway is stopping": not self.running,
             "the spool is full": self.spool.is_full(),
             "the disk refuses the spool's commits": not self.spool.is_healthy(),
+            "the spool cannot be read: messages wait on disk": not self.spool.is_readable(),
             "the device registry cannot be read": not self._follower.is_healthy(),
         }
         return [sentence for sentence, holds in obstacles.items() if holds]
@@ -316,6 +353,7 @@ class Gateway(MultiService):
         """Do what is to be looked at once a second."""
         self.secure.handle_timer()
         self.uplink.handle_timer()
+        self._resources.handle_timer(time.monotonic())
         self.outlet.handle_timer()
         self.spool.look_at_requests()
 

@@ -33,6 +33,8 @@ SCHEMA_VERSION: Final = 2
 RETRY_SECONDS: Final = 5.0
 JOURNAL_BYTES: Final = 64 << 20  # what the write-ahead log shrinks to
 
+_OUR_MISTAKES: Final = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)
+
 _Write = tuple[SessionChanges, Callable[[], None]]
 
 
@@ -61,9 +63,16 @@ class SqliteSessionStore:
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-            self._prepare()
         except (sqlite3.Error, OSError) as refused:
             raise StorageError(f"the MQTT sessions {path} cannot be used: {refused}") from None
+        try:
+            self._prepare()
+        except sqlite3.Error as refused:
+            self._database.close()
+            raise StorageError(f"the MQTT sessions {path} cannot be used: {refused}") from None
+        except BaseException:
+            self._database.close()
+            raise
         self._changed = threading.Condition()
         self._waiting: deque[_Write] = deque()
         self._closing = False
@@ -170,10 +179,13 @@ class SqliteSessionStore:
             database.execute("COMMIT")
             self._failing = False
             return True
-        except sqlite3.Error as refused:
+        except Exception as refused:  # noqa: BLE001 - this thread goes on, or no session would be stored any more
             if database.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     database.execute("ROLLBACK")
+            if not isinstance(refused, sqlite3.Error) or isinstance(refused, _OUR_MISTAKES):
+                self.log.failure("changes of MQTT sessions that SQLite does not take are left out")
+                return True  # no other attempt would do better, and everybody would wait behind it for ever
             if not self._failing:
                 self.log.error("MQTT sessions cannot be stored: {reason}", reason=str(refused))
             self._failing = True
@@ -186,9 +198,9 @@ def _apply(database: sqlite3.Connection, changes: SessionChanges) -> None:
     for table in ("session", "claim", "received"):
         many(f"DELETE FROM {table} WHERE client_id = ?", ((one,) for one in changes.ended))
     _apply_sessions(database, changes)
-    many("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", changes.messages.values())
+    many("INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", changes.messages.values())
     many(
-        "INSERT INTO claim VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?, ?, ?, ?)",
         ((*one[:5], " ".join(map(str, one.identifiers)), one.packet_id) for one in changes.claims.values()),
     )
     many("UPDATE claim SET packet_id = ? WHERE serial = ?", ((one, serial) for serial, one in changes.sent.items()))

@@ -64,15 +64,15 @@ class SpoolFile:
         """Open the spool at *path*, or make an empty one."""
         self._path = path
         self._lock = _locked(path.with_suffix(".lock"))
-        try:
-            self._database = _opened(path)
-            self._prepare()
-        except sqlite3.Error as refused:
-            self._lock.close()
-            raise StorageError(f"the spool {path} cannot be used: {refused}") from None
-        except StorageError:
-            self._lock.close()
-            raise
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._lock.close)
+            try:
+                self._database = _opened(path)
+                opened.callback(self._database.close)
+                self._prepare()
+            except (sqlite3.Error, OSError) as refused:
+                raise StorageError(f"the spool {path} cannot be used: {refused}") from None
+            opened.pop_all()
 
     def _prepare(self) -> None:
         database = self._database
@@ -210,10 +210,12 @@ class SpoolFile:
         """Turn what SQLite raises into SpoolFailing, and leave no transaction open."""
         try:
             yield
-        except (sqlite3.Error, OSError) as failure:
+        except BaseException as failure:
             with contextlib.suppress(sqlite3.Error):
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
+                if not isinstance(failure, sqlite3.Error | OSError):
+                    raise  # a mistake of our own
                 # On a full disk this empties the write-ahead log, and the next commit may have room again.
                 self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             raise SpoolFailing(f"the spool {self._path}: {failure}") from None

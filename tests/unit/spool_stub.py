@@ -31,7 +31,13 @@ class SpoolStub:
         self._place = 0
         verifyObject(ISpool, self)
 
-    def append(self, message: Outgoing, stored: Answer | None, introduction: Introduction | None = None) -> int:
+    def append(
+        self,
+        message: Outgoing,
+        stored: Answer | None,
+        introduction: Introduction | None = None,
+        event: Outgoing | None = None,
+    ) -> int:
         if self.refuse is not None:
             raise self.refuse
         if introduction is not None:
@@ -39,8 +45,12 @@ class SpoolStub:
             self._place += 1
             self.waiting.append((Spooled(self._place, *introduction.lifecycle), None))
         self._place += 1
-        self.waiting.append((Spooled(self._place, *message), stored))
-        return self._place
+        place = self._place
+        self.waiting.append((Spooled(place, *message), stored))
+        if event is not None:
+            self._place += 1
+            self.waiting.append((Spooled(self._place, *event), None))
+        return place
 
     def commit(self, failure: StorageError | None = None) -> None:
         """Have what waits committed, or fail."""

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from twisted.logger import capturedLogs
 from zope.interface.verify import verifyObject
 
 from coapgw.errors import StorageError
@@ -167,3 +168,31 @@ def test_a_file_of_a_newer_version_is_refused_with_a_sentence(path: Path) -> Non
     database.close()
     with pytest.raises(StorageError, match="newer coapgw"):
         SqliteSessionStore(path, call)
+
+
+def test_a_file_that_is_refused_is_closed_again(path: Path) -> None:
+    for content in ("PRAGMA user_version = 999", None):
+        path.unlink(missing_ok=True)
+        if content is None:
+            path.write_bytes(b"no database" * 1000)
+        else:
+            with sqlite3.connect(path) as made:
+                made.execute(content)
+            made.close()
+        with pytest.raises(StorageError):
+            SqliteSessionStore(path, call)
+        opened = [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(path)]
+        assert opened == []
+
+
+def test_changes_that_cannot_be_written_at_all_do_not_keep_others_waiting(path: Path) -> None:
+    store = SqliteSessionStore(path, call)
+    impossible = SessionChanges()
+    impossible.sessions = {"anna": ANNA._replace(expiry=1 << 70)}  # an integer SQLite has no room for
+    with capturedLogs() as logged:
+        _write(store, impossible)
+    assert len(logged) == 1
+    possible = SessionChanges()
+    possible.sessions = {"bert": BERT}
+    _write(store, possible)
+    assert _again(store, path).sessions == [BERT]

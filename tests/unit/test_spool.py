@@ -61,13 +61,15 @@ class Rig:
         self.groups: list[list[Spooled]] = []
         self.spool.follow(lambda group: self.groups.append(list(group)))
 
-    def append(self, payload: bytes = b"x", introduction: Introduction | None = None) -> int:
+    def append(
+        self, payload: bytes = b"x", introduction: Introduction | None = None, event: Outgoing | None = None
+    ) -> int:
         place = 0
 
         def stored(failure: Exception | None) -> None:
             self.stored.append((place, failure))
 
-        place = self.spool.append(_message(payload), stored, introduction)
+        place = self.spool.append(_message(payload), stored, introduction, event)
         return place
 
     def commit(self) -> None:
@@ -227,6 +229,24 @@ def test_no_place_is_given_twice_after_a_crash(tmp_path: Path) -> None:
     rig.close()
 
 
+def test_event_has_the_place_behind_its_message(rig: Rig) -> None:
+    assert rig.append(b"first", Introduction(ICCID, 5, _message(b"new")), _message(b"event")) == 2
+    assert rig.append(b"second") == 4
+    rig.commit()
+    assert rig.stored == [(2, None), (4, None)]
+    expected = [(1, b"new"), (2, b"first"), (3, b"event"), (4, b"second")]
+    assert [(message.place, message.payload) for message in rig.read()] == expected
+
+
+def test_follower_that_fails_keeps_nobody_waiting(rig: Rig) -> None:
+    rig.spool.follow(lambda group: 1 / 0)  # type: ignore[arg-type]
+    rig.append()
+    with capturedLogs() as logged:
+        rig.commit()
+    assert rig.stored == [(1, None)]
+    assert [event["log_failure"].type for event in logged] == [ZeroDivisionError]
+
+
 def test_an_introduction_is_stored_with_its_message_and_known_from_then_on(rig: Rig) -> None:
     event = Introduction(ICCID, 5, _message(b"event"))
     assert not rig.spool.is_introduced(ICCID, 5)
@@ -333,6 +353,47 @@ def test_a_deletion_that_failed_is_tried_again_although_nothing_new_comes(tmp_pa
     rig.close()
 
 
+def test_mistake_of_our_own_is_told_to_devices_and_does_not_end_the_writer(rig: Rig) -> None:
+    rig.spool.append(_message(), lambda failure: rig.stored.append((1, failure)))
+    with capturedLogs() as logged:
+        rig.spool._group.messages.append(None)  # type: ignore[arg-type]
+        rig.commit()
+        rig.clock.until(lambda: rig.stored)
+    ((_, failure),) = rig.stored
+    assert isinstance(failure, SpoolFailing)
+    assert "by a mistake of its own" in str(failure)
+    assert not rig.spool.is_healthy()
+    rig.spool._group.messages.append(None)  # type: ignore[arg-type]
+    rig.append(b"again")
+    rig.commit()
+    (event,) = logged  # once, with a traceback
+    assert event["log_level"].name == "critical"
+    assert "in _commit_all" in event["log_failure"].getTraceback()
+    assert rig.spool.counters.committed == 0
+    rig.append(b"after")
+    rig.commit()
+    assert rig.stored[-1][1] is None
+    assert [message.payload for message in rig.read()] == [b"after"]
+
+
+def test_read_that_fails_is_counted_and_told_as_such(rig: Rig) -> None:
+    failures: list[object] = []
+    with sqlite3.connect(rig.path, isolation_level=None) as other, capturedLogs() as logged:
+        other.execute("ALTER TABLE message RENAME TO away")
+        rig.spool.read(0, 1).addErrback(lambda failure: failures.append(failure.type))
+        rig.clock.until(lambda: failures)
+        assert rig.spool.is_healthy()
+        assert not rig.spool.is_readable()
+        other.execute("ALTER TABLE away RENAME TO message")
+        assert rig.read() == []
+        assert rig.spool.is_readable()
+        rig.clock.advance(CALM_SECONDS)
+    other.close()
+    assert failures == [SpoolFailing]
+    assert (rig.spool.counters.failed_reads, rig.spool.counters.failed_commits) == (1, 0)
+    assert [event.get("consequence") for event in logged] == ["subscribers wait", None]  # and that it works again
+
+
 def test_a_disk_that_fails_now_and_then_is_logged_once_until_it_is_calm_again(rig: Rig) -> None:
     rig.append()
     rig.commit()
@@ -390,8 +451,11 @@ def test_a_spool_of_a_newer_version_is_refused(rig: Rig) -> None:
     with sqlite3.connect(rig.path) as other:
         other.execute("PRAGMA user_version = 99")
     other.close()
-    with pytest.raises(StorageError, match="newer"):
+    with pytest.raises(StorageError, match="newer") as refused:
         SpoolFile(rig.path)
+    assert refused.traceback  # which keeps the file's object alive
+    opened = [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(rig.path)]
+    assert opened == []
 
 
 def test_the_status_can_be_read_beside_a_running_gateway(rig: Rig) -> None:
