@@ -389,7 +389,7 @@ class Connection:
         if self._incoming_5 is None:
             reason = 0
         if reason < FAILURE:
-            session.received.add(packet_id)
+            session.receive(packet_id)
             if session.expiry:
                 self._broker.journal.receive(session.client_id, packet_id, True)
         answer = encode_5(PubRec(packet_id, reason)) if reason else encode(PubRec(packet_id))
@@ -448,8 +448,7 @@ class Connection:
 
     def _released(self, session: Session, packet_id: int) -> None:
         """PUBREL: the identifier may be used again, once that is on disk: it would be taken for a repeat."""
-        is_known = packet_id in session.received
-        session.received.discard(packet_id)
+        is_known = session.release(packet_id)
         if self._incoming_5 is not None and not is_known:
             self._answer(encode_5(PubComp(packet_id, PACKET_ID_UNKNOWN)), False)
             return

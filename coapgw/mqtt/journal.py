@@ -7,7 +7,7 @@ that is paid before its turn comes is never written at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import attrs
@@ -183,7 +183,7 @@ class Journal:
             self._group.changes.received[client_id, packet_id] = is_unreleased
             self.wake()
 
-    def forget_received(self, client_id: str, packet_ids: set[int]) -> None:
+    def forget_received(self, client_id: str, packet_ids: Iterable[int]) -> None:
         """Take back what was not written yet of a session that ends."""
         for packet_id in packet_ids:
             self._group.changes.received.pop((client_id, packet_id), None)

@@ -80,7 +80,8 @@ class RestoredState:
             if origin is not None:
                 self.owed_by.setdefault(origin, set()).add(session)
         session.restore(owed, completing)
-        session.received.update(self._received.pop(session.client_id, ()))
+        for packet_id in self._received.pop(session.client_id, ()):
+            session.receive(packet_id)
 
     def drop_the_rest(self, journal: Journal) -> None:
         """Have forgotten what belongs to sessions that are no more."""

@@ -78,7 +78,7 @@ class Session:
     subscriptions: dict[bytes, Options] = attrs.Factory(dict)
     inflight: dict[int, Owed] = attrs.Factory(dict)
     queue: deque[Owed] | tuple[()] = ()  # an empty deque would be a sixth of what an idle client costs
-    received: set[int] = attrs.Factory(set)  # QoS 2 from the client: published, not yet released
+    received: set[int] | frozenset[int] = frozenset()  # QoS 2 from the client: published, not yet released
     last_progress: float = 0.0
     dropped: int = 0
     ends: float | None = None  # the broker's clock when it ends if the client does not come back
@@ -295,6 +295,21 @@ class Session:
             self._inflight_bytes -= len(again.payload)
             self._drop(owed, gone)
 
+    # ------------------------------------------------------------------ the way in
+
+    def receive(self, packet_id: int) -> None:
+        """Take note of a QoS 2 message of the client; one that never sends any need not have a set."""
+        if not isinstance(self.received, set):
+            self.received = set()
+        self.received.add(packet_id)
+
+    def release(self, packet_id: int) -> bool:
+        """The client has released a QoS 2 message; return whether there was one with this identifier."""
+        if not isinstance(self.received, set) or packet_id not in self.received:
+            return False
+        self.received.discard(packet_id)
+        return True
+
     # ------------------------------------------------------------------ acknowledgements
 
     def acknowledge(self, packet_id: int, now: float) -> None:
@@ -422,7 +437,7 @@ class Session:
         self.queue = ()
         self._resend = None
         self._completing.clear()
-        self.received.clear()
+        self.received = frozenset()
         self._inflight_bytes = self._queue_bytes = 0
         self._leave_crowd()
         return owed
