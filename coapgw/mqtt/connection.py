@@ -235,6 +235,8 @@ class Connection:
         if self.closing is not Closing.NO:
             self.abort()
             return
+        if self.is_congested:  # it is we who do not listen
+            self._last_heard = now
         deadline = self._last_heard + self._keepalive
         if self.session is None or deadline <= now:
             self._broker.counters.timeouts += 1
