@@ -470,6 +470,9 @@ class Broker:
             return TOPIC_FILTER_INVALID
         if known.get(topic_filter) != options:
             known[topic_filter] = options
+            if session.outbox is not None:  # the client asks for it: this is no restart
+                session.changed_in = self.journal.generation
+                self._remembered.save(session)
             if shared is None:
                 self._tree.add(topic_filter, session, options)
             else:
@@ -485,13 +488,8 @@ class Broker:
             self._tree.add(wanted, group, _GROUP)
         group.members[session] = options
 
-    def remember(self, session: Session) -> None:
-        """Have the subscriptions of *session* written with what is held from now on."""
-        self._remembered.save(session)
-
     def subscribed(self, session: Session, granted: Mapping[bytes, Options]) -> None:
-        """Remember the subscriptions that were just added; send retained messages for *granted* (section 3.8.4)."""
-        self._remembered.save(session)
+        """Send the retained messages for subscriptions that were just *granted* (section 3.8.4)."""
         self._remembered.subscribed(session)
         if not len(self._retained):
             return

@@ -491,8 +491,8 @@ class Connection:
             )
         else:
             answer = encode_5(SubAck(packet.packet_id, tuple(codes)))
-        if session.expiry:
-            self._broker.remember(session)
-            self._broker.journal.hold(self._outbox, answer)
+        journal = self._broker.journal
+        if session.expiry and not journal.is_written(session.changed_in):
+            journal.hold(self._outbox, answer)
         else:
             self._outbox.append(answer)

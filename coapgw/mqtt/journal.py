@@ -40,6 +40,7 @@ class Journal:
 
     Args:
         epoch: seconds since the epoch when the broker's clock was 0.
+        generation: number of the group that gathers now.
         is_full: so much waits for the disk that no more should come.
         on_work: called when there is something to hand over after there was nothing; returns whether it will be.
         gather: called before a group is handed over, to add to it.
@@ -49,6 +50,7 @@ class Journal:
     epoch: float = 0.0
     on_work: Callable[[], bool] | None = None
     is_full: bool = False
+    generation: int = 1
     gather: Callable[[], None] | None = None
     _is_awake: bool = False
     _group: _Group = attrs.Factory(_Group)
@@ -203,6 +205,10 @@ class Journal:
 
     # ------------------------------------------------------------------ groups
 
+    def is_written(self, generation: int) -> bool:
+        """Return whether the changes that gathered in this *generation* are on disk."""
+        return generation < self.generation - (self._writing is not None)
+
     def hold(self, outbox: Outbox, data: bytes) -> None:
         """Send *data* when all that was changed so far is on disk; at once without a store."""
         if self.store is None:
@@ -224,6 +230,7 @@ class Journal:
             return
         group, self._group = self._group, _Group()
         self.is_full = False
+        self.generation += 1
         self._writing = group
         if group.changes:
             self.store.write(group.changes, self._written)

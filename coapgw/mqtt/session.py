@@ -81,6 +81,7 @@ class Session:
     received: set[int] | frozenset[int] = frozenset()  # QoS 2 from the client: published, not yet released
     last_progress: float = 0.0
     dropped: int = 0
+    changed_in: int = 0  # the journal's generation with the latest change of subscriptions
     ends: float | None = None  # the broker's clock when it ends if the client does not come back
     _completing: dict[int, int] = attrs.Factory(dict)  # QoS 2 to the client: PUBREL sent, PUBCOMP owed; serials
     _resend: deque[int] | None = None  # in flight on an earlier connection, not sent on this one yet

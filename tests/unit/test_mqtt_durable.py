@@ -88,6 +88,12 @@ def test_a_subscription_of_a_session_that_stays_is_confirmed_when_it_is_on_disk(
     assert peer.receive() == [ConnAck(False, 0)]
     store.commit()
     assert peer.receive() == [SubAck(1, (1,))]
+    peer.send(Subscribe(2, ((b"t", 1),)))  # which is there already, whatever the disk does
+    assert peer.receive() == [SubAck(2, (1,))]
+    peer.send(Subscribe(3, ((b"t", 0),)), Subscribe(4, ((b"t", 0),)))
+    assert peer.receive() == []
+    commit(broker, store)
+    assert peer.receive() == [SubAck(3, (0,)), SubAck(4, (0,))]
 
 
 def test_a_retained_message_is_on_disk_before_its_publisher_is_answered() -> None:
