@@ -1,8 +1,8 @@
 """``make soak``: hours of ordinary trouble at half of what the gateway can: is memory flat, and is anything missing?
 
 Rounds of a minute: load over UDP with repeated datagrams, devices over DTLS behind a way that loses every tenth
-datagram, devices that come and go, keys that change, and in every third round a broker that is restarted.  After a round
-everything that got a 2.04 has to arrive; then the gateway's memory is looked at.
+datagram, devices that come and go, keys that change, and in every third round a broker that is restarted.  After a
+round everything that got a 2.04 has to arrive; then the gateway's memory is looked at.
 
 Exit status 1 if a message is missing, if the log has a traceback, or if memory grew by more than a tenth after half of
 the time.
@@ -69,7 +69,7 @@ class Reader:
         if message.topic == "lifecycle":
             return
         begin = message.payload.index(b'"id":"') + 6
-        name = message.payload[begin : begin + 35]
+        name = bytes(message.payload[begin : begin + 35])
         ids = self.plain if message.topic.endswith("/bench/topic") else self.secure
         self.repeats += name in ids
         ids.add(name)

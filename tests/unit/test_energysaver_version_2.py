@@ -485,3 +485,24 @@ def test_any_payload_fits_or_not(payload: bytes) -> None:
         json.loads(one.translate(payload).document)
     except PayloadDoesNotFit:
         return
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("kind", ["hex", "string"])
+def test_payload_does_not_become_many_times_as_much(version: str, kind: str) -> None:
+    sense = [asset({"byte": 0, "endbyte": 0, "type": kind}, f"a{number}") for number in range(700)]
+    one = parse_template(json.dumps({"version": version, "sense": sense}))
+    assert len(one.translate(bytes(1000)).document) < 3_000_000
+    with pytest.raises(PayloadDoesNotFit, match="1048576 bytes of texts"):
+        one.translate(bytes(1500))
+    sense = [asset({"byte": 0, "bytelength": 2000, "type": kind}, f"a{number}") for number in range(700)]
+    one = parse_template(json.dumps({"version": version, "sense": sense}))
+    with pytest.raises(PayloadDoesNotFit, match="1048576 bytes of texts"):
+        one.translate(bytes(2000))
+
+
+def test_groups_do_not_become_many_times_as_much_either() -> None:
+    rest = asset({"byte": 0, "endbyte": 0, "type": "hex"}, "rest")
+    one = template({"asset": "r", "repeat": {}, "do": [rest, asset({"byte": 0, "type": "uint"})]})
+    with pytest.raises(PayloadDoesNotFit, match="1048576 bytes of texts"):
+        one.translate(bytes(2000))
