@@ -351,7 +351,7 @@ def fields(draw: st.DrawFn) -> tuple[list[Value], bytes]:
 
 
 @given(fields())
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_what_is_read_can_be_written_again(case: tuple[list[Value], bytes]) -> None:
     statements, payload = case
     if not statements:
@@ -455,7 +455,7 @@ TREES = st.recursive(
 
 
 @given(st.lists(TREES, max_size=4), st.binary(max_size=20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_template_is_one_or_refused(sense: list[object], payload: bytes) -> None:
     try:
         one = parse_template(json.dumps({"version": "2", "sense": sense}))
