@@ -205,7 +205,7 @@ def serve(messages: int, payload: bytes) -> None:
     store = SqliteSessionStore(Path(directory.name) / "broker.db", reactor.callFromThread)
     limits = BrokerLimits(max_connections=12_000)
     broker = Broker(AccessList(), limits, store=store, epoch=time.time() - time.monotonic())
-    port = reactor.listenTCP(0, MqttServerFactory(BrokerPump(broker, reactor), True), 100, "127.0.0.1")
+    port = reactor.listenTCP(0, MqttServerFactory(BrokerPump(broker, reactor), True), 1000, "127.0.0.1")
     print(port.getHost().port, flush=True)
     if messages:
         InProcess(broker, reactor, messages, payload).start()
