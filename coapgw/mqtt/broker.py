@@ -231,6 +231,8 @@ class Broker:
             connection.handle_deadline(now)
         for session in self._absences.due(now):
             self._look_at_absent(session, now)
+        if self._restored.owed_by and now > self._restored.until:
+            self._restored.owed_by.clear()
         self._remembered.handle_timer(now)
         self._status.handle_timer(self, now)
 
@@ -395,9 +397,7 @@ class Broker:
             self.sessions[client_id] = session
         session.expiry = expiry
         self._offline.pop(session, None)
-        self._wills.pop(session, None)
-        if session.ends is not None:
-            self._absences.discard(session, math.ceil(session.ends))
+        self._stop_waiting(session)
         self._connected[session] = connection
         self._status.connected(len(self._connected), self.shared.now)
         self._remembered.connected(client_id)
@@ -449,6 +449,15 @@ class Broker:
         self._wills[session] = (due, connection)
         self._absences.add(session, due)
         return True
+
+    def _stop_waiting(self, session: Session) -> Connection | None:
+        """Forget the deadlines of a session; return the connection with a delayed will, if there is one."""
+        if session.ends is not None:
+            self._absences.discard(session, math.ceil(session.ends))
+        due, connection = self._wills.pop(session, (None, None))
+        if due is not None:
+            self._absences.discard(session, math.ceil(due))
+        return connection
 
     def _look_at_absent(self, session: Session, now: float) -> None:
         will = self._wills.get(session)
@@ -535,9 +544,9 @@ class Broker:
         for pushed in pushed_out:
             pushed.release()
         self._remembered.end(session)
-        will = self._wills.pop(session, None)
-        if will is not None:
-            will[1].publish_will()
+        connection = self._stop_waiting(session)
+        if connection is not None:
+            connection.publish_will()
 
     # ------------------------------------------------------------------ over a restart
 

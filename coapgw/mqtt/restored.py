@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     from coapgw.mqtt.subscriptions import Match
 
 
+SPOOL_SECONDS: Final = 1800.0  # until all that was in the spool has been published again, by far
+
+
 @attrs.define(eq=False)
 class RestoredState:
     """Messages and claims by client, until their sessions exist again.
 
     A device's message may be in the gateway's spool as well, because another subscriber had not acknowledged it: when
-    it is published again, ``owed_by`` knows who has it already.
+    it is published again, ``owed_by`` knows who has it already; it is forgotten some time after *until*.
     """
 
+    until: float = 0.0
     retained: list[Publication] = attrs.Factory(list)
     owed_by: dict[str, set[Session]] = attrs.Factory(dict)
     _publications: dict[int, Publication] = attrs.Factory(dict)
@@ -36,7 +40,7 @@ class RestoredState:
     @classmethod
     def read(cls, stored: StoredState, journal: Journal, now: float) -> RestoredState:
         """Sort what was loaded; number new messages and claims behind the old ones."""
-        state = cls()
+        state = cls(now + SPOOL_SECONDS)
         for message in stored.messages:
             publication = state._publications[message.number] = _publication(message, journal)
             publication.number = message.number

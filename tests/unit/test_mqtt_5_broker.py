@@ -130,6 +130,14 @@ def test_deadlines_of_sessions_that_come_back_again_and_again_do_not_pile_up(bro
         said = Properties(session_expiry=1000 + number * 7)
         connected_5(broker, "c", said=said, clean=False).lose()
     assert len(broker._absences._seconds) < 2500
+    for number in range(5000):
+        will = Will(b"w", b"", properties=Properties(will_delay=100_000 + number * 7))
+        said = Properties(session_expiry=1_000_000 + number * 3)
+        connected_5(broker, "c", said=said, clean=number % 2 == 0, will=will).lose()
+    assert len(broker._absences._seconds) < 2500
+    assert sum(map(len, broker._absences._items.values())) == 2
+    connected_5(broker, "c")
+    assert not any(broker._absences._items.values())
 
 
 def test_taking_a_session_over_is_told(broker: Broker) -> None:
