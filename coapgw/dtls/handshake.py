@@ -32,6 +32,7 @@ HANDSHAKE_SECONDS: Final = 60.0  # OpenSSL has repeated a flight five times by t
 UNPROVEN_LIMIT: Final = 3  # Finished messages that cannot be read; one may be an attacker's, or damaged
 MESSAGE_LIMIT: Final = 1024  # bytes of a handshake message: identity and key share are the longest a client has
 BYTES_LIMIT: Final = 16_384  # that one peer sends for one handshake: ten flights; OpenSSL keeps what comes too early
+LARGEST_SHIFT: Final = 2**40  # of sequence numbers, so that no hello makes them overflow
 EARLY_RECORDS: Final = 4  # application data that overtook the Finished on its way
 _DECRYPT_ERROR: Final = b"\x02\x33"  # fatal(2), decrypt_error(51): RFC 5246 section 7.2
 
@@ -101,8 +102,10 @@ class Handshake:
         "_bytes_left",
         "_ciphers_changed",
         "_deadline",
+        "_hello_sequence",
         "_mtu",
         "_outbox",
+        "_shift",
         "_translation",
         "_unread",
         "address",
@@ -135,11 +138,13 @@ class Handshake:
         self.due = math.inf
         self._mtu = mtu
         self._outbox: list[bytes] = []
+        self._shift: int | None = None  # from OpenSSL's sequence numbers in epoch 0 to ours
         self._deadline = now + HANDSHAKE_SECONDS
         self._bytes_left = BYTES_LIMIT
         self._ciphers_changed = False
         self._translation: CidTranslation | None = None
         self._unread = 0
+        self._hello_sequence = min(sequence_of(hello.record), LARGEST_SHIFT)
         try:
             engine.begin_as_server(hello.record)
         except EngineFailed:
@@ -247,12 +252,26 @@ class Handshake:
         """Take what the engine has to send, and look at its clock."""
         records = self.engine.take_records()
         if records:
-            self.flight = records  # as OpenSSL made them
-            self._outbox += [self._outward(record) for record in records]
+            self.flight = [self._renumbered(record) for record in records]  # protected ones as OpenSSL made them
+            self._outbox += [self._outward(record) for record in self.flight]
         if self.stage is Stage.UNPROVEN:
             self._outbox.append(_plain_alert(self.flight, _DECRYPT_ERROR))
         timeout = self.engine.timeout()
         self.due = self._deadline if timeout is None else min(self._deadline, now + timeout)
+
+    def _renumbered(self, record: bytes) -> bytes:
+        """Return a record of OpenSSL's; in epoch 0 with a number that no HelloVerifyRequest of ours had.
+
+        The first has that of the ClientHello (RFC 6347 section 4.2.1), and OpenSSL always begins with 1: to a client
+        that repeated its hello, and looks for repeated numbers, some of our flight would have been seen before.
+        """
+        if epoch_of(record):
+            return record
+        if self._shift is None:
+            self._shift = max(0, self._hello_sequence - sequence_of(record))
+        if not self._shift:
+            return record
+        return record[:5] + (sequence_of(record) + self._shift).to_bytes(6, "big") + record[11:]
 
     def _outward(self, record: bytes) -> bytes:
         """Return what the peer is sent for a record of OpenSSL's."""
