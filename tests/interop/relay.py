@@ -62,7 +62,9 @@ class Relay:
         self._clients: dict[socket.socket, tuple[str, int]] = {}
         self._held: list[_Held] = []
         self._number = itertools.count()
+        self._ports: dict[tuple[str, int], list[int]] = {}  # that each client had, in order
         self._rebind = threading.Event()
+        self._back = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._thread.start()
@@ -75,6 +77,17 @@ class Relay:
 
     def rebind(self) -> None:
         """Give every client a new source port from its next datagram on, as a NAT does that forgot them."""
+        self._back = False
+        self._rebind.set()
+        self._wake.send(b"!")
+
+    def become(self, link: Link) -> None:
+        """Do from now on, in both directions, what *link* says."""
+        self._up = self._down = link
+
+    def change_back(self) -> None:
+        """Give every client the source port it had before the last ``rebind``."""
+        self._back = True
         self._rebind.set()
         self._wake.send(b"!")
 
@@ -124,10 +137,21 @@ class Relay:
         self.to_server.append(data)
         way = self._ways.get(client)
         if way is None:
-            way = self._ways[client] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            way.connect(self._server)
+            way = self._ways[client] = self._make_way(client)
             self._clients[way] = client
         self._forward(True, way, data, None)
+
+    def _make_way(self, client: tuple[str, int]) -> socket.socket:
+        way = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        ports = self._ports.setdefault(client, [])
+        way.bind(("127.0.0.1", ports[-2] if self._back and len(ports) > 1 else 0))
+        way.connect(self._server)
+        ports.append(way.getsockname()[1])
+        return way
+
+    def ports_of_clients(self) -> list[list[int]]:
+        """Return the source ports that each client was given, in order."""
+        return list(self._ports.values())
 
     def _receive_from_server(self, way: socket.socket) -> None:
         try:
