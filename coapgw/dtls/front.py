@@ -48,6 +48,7 @@ _AEAD_NUMBERS: Final = frozenset(suite.number.to_bytes(2, "big") for suite in SU
 _CLOSE_NOTIFY: Final = b"\x01\x00"  # warning(1), close_notify(0): RFC 5246 section 7.2
 _NO_RENEGOTIATION: Final = b"\x01\x64"  # warning(1), no_renegotiation(100)
 _FATAL: Final = 2
+_LENGTH_AT: Final = 11  # in a record without a Connection ID
 _FINISHED: Final = 20
 
 Deliver: TypeAlias = Callable[[bytes, Association, float], None]
@@ -121,12 +122,18 @@ class Front:
                 self._heard(association)
                 self._deliver(plaintext, association, now)
                 return
+            if isinstance(association, AeadAssociation) and _is_one_record(data, _LENGTH_AT):
+                self._refuse_protected(data, association, address, now)  # as opening it once more would do
+                return
         elif self._cid_bytes and data and data[0] == TLS12_CID:
             with_cid = self._table.by_cid.get(data[CID_AT : self._cid_end])
             if with_cid is not None:
                 content = with_cid.open(data)
                 if content is not None:
                     self._receive_content(content, with_cid, data, address, now)
+                    return
+                if _is_one_record(data, self._cid_end):
+                    self._refuse(with_cid)
                     return
         self._receive(data, address, now)
 
@@ -170,6 +177,10 @@ class Front:
         if content is not None:
             self._receive_content(content, association, record, address, now)
             return
+        self._refuse(association)
+
+    def _refuse(self, association: Association) -> None:
+        """Count a record that *association* could not open."""
         self.counters.refused += 1
         if association.is_worn():
             self._wear_out(association)
@@ -188,12 +199,16 @@ class Front:
                 self._table.close(association, notify=False)
                 return
         if plaintext is None:
-            if not self._continue_handshake(record, address, now):
-                self.counters.refused += 1
-            if association.is_worn():
-                self._wear_out(association)
+            self._refuse_protected(record, association, address, now)
             return
         self._take(record[0], plaintext, association, now)
+
+    def _refuse_protected(self, record: bytes, association: Association, address: Hashable, now: float) -> None:
+        """Give what the association of its address could not open to the handshake there, or count it."""
+        if not self._continue_handshake(record, address, now):
+            self._refuse(association)
+        elif association.is_worn():
+            self._wear_out(association)
 
     def _take(self, content_type: int, plaintext: bytes, association: Association, now: float) -> None:
         """Take what was in an authentic record."""
@@ -422,6 +437,12 @@ class Front:
     def half_open(self) -> int:
         """How many handshakes are under way here."""
         return len(self._handshakes)
+
+
+def _is_one_record(datagram: bytes, length_at: int) -> bool:
+    """Return whether a datagram is as long as its first record; *length_at*: where that says how long it is."""
+    body = length_at + 2
+    return len(datagram) > body and datagram[length_at] << 8 | datagram[length_at + 1] == len(datagram) - body
 
 
 def _association_of(handshake: Handshake, ciphers: CipherCache) -> Association | None:

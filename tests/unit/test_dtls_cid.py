@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 import pytest
 
-from coapgw.dtls.association import CipherCache
+from coapgw.dtls.association import AeadAssociation, CipherCache
 from coapgw.dtls.cid import CidAssociation, ConnectionIds
 from coapgw.dtls.openssl import AEAD_SUITES
 from coapgw.dtls.records import ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, TLS12_CID, split
@@ -268,3 +268,17 @@ def test_noise_with_connection_ids_is_counted_and_nothing_else() -> None:
     client.send(b"fine")
     assert client.received == [b"echo fine"]
     assert {one.iccid for one in server.table.all()} == {ICCID}
+
+
+@pytest.mark.parametrize("with_cid", [True, False])
+def test_a_forged_record_is_tried_once(with_cid: bool) -> None:
+    server = Server(cid_bytes=CID_BYTES)
+    client = (CidClient(server) if with_cid else Client(server)).connect()
+    (association,) = server.table.all()
+    assert isinstance(association, AeadAssociation)
+    client.send(b"data")
+    record = bytearray(client.sealed(b"more") if isinstance(client, CidClient) else client.engine.seal(b"more"))
+    record[-1] ^= 1
+    assert server.receive(bytes(record)) == []
+    assert association.failures == server.counters.refused == 1
+    assert server.counters.malformed == 0
