@@ -12,7 +12,17 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from coapgw.errors import DeviceNotFound, KeyRefused
-from coapgw.model import Credential, Device, DeviceKey, Introduction, KeyFormat, Outgoing, Spooled, WrittenKey
+from coapgw.model import (
+    Credential,
+    Device,
+    DeviceKey,
+    Introduction,
+    KeyFormat,
+    Outgoing,
+    Spooled,
+    WireBytes,
+    WrittenKey,
+)
 
 Answer: TypeAlias = "Callable[[Exception | None], None]"
 """Told once what became of a message: None, or the error that kept us from keeping our promise."""
@@ -102,6 +112,13 @@ class ILastSeen(Interface):
 
         Devices that were not heard in this life of theirs are left out.  May block.  Raises StorageError.
         """
+
+
+class IWireBytes(Interface):
+    """What devices sent and were sent."""
+
+    def of(iccid: str) -> WireBytes | None:
+        """Return what was counted of a device since the gateway started, None if nothing was."""
 
 
 class ICredentials(Interface):

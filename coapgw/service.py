@@ -289,6 +289,7 @@ class Gateway(MultiService):
             registry=self.registry,
             keys=self.keys,
             last_seen=self.last_seen,
+            wire_bytes=self.secure.associations.traffic,
             now_ms=_now_ms,
             unready=self.unready,
             metrics=self._metrics_page(),

@@ -104,6 +104,9 @@ class Front:
         self._mtu = mtu
         self._wake = wake
         self.counters = table.counters
+        self._traffic = table.traffic
+        self._took = table.traffic.received
+        self._gave = table.traffic.sent
         self._by_address: dict[Hashable, Association] = {}
         self._handshakes: OrderedDict[Hashable, Handshake] = OrderedDict()  # the longest silent first
         self._outbox: list[tuple[bytes, Hashable]] = []
@@ -118,6 +121,7 @@ class Front:
             plaintext = association.open(data)
             if plaintext is not None:
                 self.counters.received += 1
+                self._took[association.iccid] = self._took.get(association.iccid, 0) + len(data)
                 association.last_heard = now
                 self._heard(association)
                 self._deliver(plaintext, association, now)
@@ -149,6 +153,7 @@ class Front:
         elif association.credit is not None:
             association.credit += AMPLIFICATION * len(record)
         self.counters.with_cid += 1
+        self._took[association.iccid] = self._took.get(association.iccid, 0) + len(record)
         self._take(association.content_type, content, association, now)
 
     def _receive(self, data: bytes, address: Hashable, now: float) -> None:
@@ -201,6 +206,7 @@ class Front:
         if plaintext is None:
             self._refuse_protected(record, association, address, now)
             return
+        self._traffic.took(association.iccid, len(record))
         self._take(record[0], plaintext, association, now)
 
     def _refuse_protected(self, record: bytes, association: Association, address: Hashable, now: float) -> None:
@@ -237,6 +243,7 @@ class Front:
             flight = association.repeat_flight()
             if flight is not None:
                 self.counters.repeated_flights += 1
+                self._traffic.gave(association.iccid, sum(map(len, flight)))
                 self._send_records(flight, association.address)
         else:
             self._send_sealed(ALERT, _NO_RENEGOTIATION, association)
@@ -322,6 +329,8 @@ class Front:
             self.counters.failed += 1
             return
         association.last_heard = now
+        self._traffic.took(association.iccid, handshake.received)
+        self._traffic.gave(association.iccid, handshake.sent)
         self._make_way(association)
         self.counters.established += 1
         if not association.cid:
@@ -383,7 +392,7 @@ class Front:
 
     def seal(self, datagrams: Iterable[tuple[bytes, Hashable]]) -> None:
         """Take what the message layer has to send: (bytes, association); what ended meanwhile is dropped."""
-        is_open, append = self._table.is_open, self._outbox.append
+        is_open, append, gave = self._table.is_open, self._outbox.append, self._gave
         for data, association in datagrams:
             if not is_open(association):
                 continue
@@ -397,6 +406,7 @@ class Front:
             if association.cid and not association.may_send(len(record)):  # type: ignore[attr-defined]
                 self.counters.withheld += 1
                 continue
+            gave[association.iccid] = gave.get(association.iccid, 0) + len(record)  # type: ignore[attr-defined]
             append((record, association.address))  # type: ignore[attr-defined]
 
     def _send_sealed(self, content_type: int, plaintext: bytes, association: Association) -> None:
@@ -405,6 +415,7 @@ class Front:
         except (DtlsError, EngineFailed):
             self.counters.unsealed += 1
         else:
+            self._traffic.gave(association.iccid, len(record))
             self._send_records([record] if record else [], association.address)
 
     def _send_records(self, records: list[bytes], address: Hashable) -> None:

@@ -99,7 +99,6 @@ class Handshake:
     """
 
     __slots__ = (
-        "_bytes_left",
         "_ciphers_changed",
         "_deadline",
         "_hello_sequence",
@@ -118,6 +117,8 @@ class Handshake:
         "last_heard",
         "network",
         "random",
+        "received",
+        "sent",
         "stage",
     )
 
@@ -140,7 +141,8 @@ class Handshake:
         self._outbox: list[bytes] = []
         self._shift: int | None = None  # from OpenSSL's sequence numbers in epoch 0 to ours
         self._deadline = now + HANDSHAKE_SECONDS
-        self._bytes_left = BYTES_LIMIT
+        self.received = len(hello.record)  # bytes of records, from the hello with the cookie on
+        self.sent = 0
         self._ciphers_changed = False
         self._translation: CidTranslation | None = None
         self._unread = 0
@@ -155,8 +157,8 @@ class Handshake:
         """Take a record of the peer; *stage* says what became of the handshake."""
         if self.stage is not Stage.UNDER_WAY:
             return
-        self._bytes_left -= len(record)
-        if self._bytes_left < 0:
+        self.received += len(record)
+        if self.received > BYTES_LIMIT:
             self.stage = Stage.FAILED
             return
         if record[0] == TLS12_CID:
@@ -246,6 +248,7 @@ class Handshake:
     def take_datagrams(self) -> list[bytes]:
         """Return what is to be sent, as datagrams of at most the MTU."""
         outbox, self._outbox = self._outbox, []
+        self.sent += sum(map(len, outbox))
         return pack(outbox, self._mtu)
 
     def _collect(self, now: float) -> None:

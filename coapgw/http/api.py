@@ -27,7 +27,7 @@ from coapgw.http.refusals import (
     TooBusy,
     TooSlow,
 )
-from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen
+from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen, IWireBytes
 
 
 def answer_to(error: Exception) -> Reply:
@@ -78,6 +78,7 @@ class ApiParts:
 
     registry: IDeviceRegistry
     last_seen: ILastSeen
+    wire_bytes: IWireBytes
     keys: IDeviceKeys
     jobs: KeyJobs
     unready: Callable[[], Sequence[str]]
@@ -89,7 +90,7 @@ def make_table(parts: ApiParts) -> OperationTable:
     document = _Document()
     table = OperationTable(
         (
-            *DeviceOperations(parts.registry, parts.last_seen).operations(),
+            *DeviceOperations(parts.registry, parts.last_seen, parts.wire_bytes).operations(),
             *KeyOperations(parts.keys, parts.jobs).operations(),
             document.operation(),
             *HealthOperations(parts.unready, parts.metrics).operations(),
