@@ -5,7 +5,30 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Final
+
 import attrs
+
+LATENCIES: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
+
+
+class Histogram:
+    """How many durations were at most so long; *bounds* in seconds, rising."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Iterable[float] = LATENCIES) -> None:
+        """Begin with nothing."""
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)  # the last one is of what is longer than all bounds
+        self.sum = 0.0
+
+    def observe(self, seconds: float, times: int = 1) -> None:
+        """Count a duration, or so many of the same."""
+        self.counts[bisect_left(self.bounds, seconds)] += times
+        self.sum += seconds * times
 
 
 @attrs.define
@@ -46,6 +69,9 @@ class BlockwiseCounters:
 class SocketCounters:
     """What happened between the kernel and the machine."""
 
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    kernel_drops: int = 0  # datagrams the kernel had no room for; as it said when it was last asked
     send_blocked: int = 0
     send_failed: int = 0
     receive_failed: int = 0
@@ -95,6 +121,8 @@ class UplinkCounters:
     over_rate: int = 0
     not_stored: int = 0
     introduced: int = 0
+    translated: int = 0
+    untranslatable: int = 0  # published as ERROR events
 
 
 @attrs.define
@@ -104,6 +132,7 @@ class BootstrapCounters:
     answered: int = 0
     unauthorised: int = 0
     from_elsewhere: int = 0  # not from a network that may bootstrap
+    over_rate: int = 0
     refused_busy: int = 0
     failed: int = 0
 
@@ -114,8 +143,8 @@ class SpoolCounters:
 
     commits: int = 0
     committed: int = 0
-    commit_seconds: float = 0.0
     failed_commits: int = 0
+    failed_reads: int = 0  # of messages on their way out
     settled: int = 0
 
 
@@ -134,6 +163,20 @@ class BrokerCounters:
     dropped: int = 0  # because a client was slow or away too long
     not_retained: int = 0  # for want of room
     ended_sessions: int = 0  # of clients that were away, for want of room
+
+
+@attrs.define
+class BridgeCounters:
+    """The bridge to another broker; messages unless said otherwise."""
+
+    connections: int = 0  # that the broker accepted
+    failed_attempts: int = 0  # connections that did not come about, or that the broker refused
+    published: int = 0  # sent for the first time
+    repeated: int = 0  # sent again on a later connection, or after a refusal
+    acknowledged: int = 0
+    refused: int = 0  # by the broker, final or not
+    set_aside: int = 0  # given up and kept as dead letters
+    pump_errors: int = 0  # our own fault
 
 
 @attrs.define

@@ -8,13 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from coapgw import __version__
 from coapgw.cli import config as config_verbs
 from coapgw.cli import device as device_verbs
 from coapgw.cli import send as send_verb
 from coapgw.cli import spool as spool_verbs
+from coapgw.cli import template as template_verbs
 from coapgw.cli.output import Output
 from coapgw.config import load
 from coapgw.errors import CoapgwError, ConfigurationInvalid
@@ -22,7 +23,22 @@ from coapgw.errors import CoapgwError, ConfigurationInvalid
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1  # the registry, or the machine, would not
 EXIT_USAGE: Final = 2  # the command line or the configuration is wrong
+BEFORE_THE_VERB: Final = ("--config", "--data", "--set", "-s")
 EXIT_INTERRUPTED: Final = 130  # what a shell makes of SIGINT
+
+
+class ToolParser(argparse.ArgumentParser):
+    """The parser of the whole command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with a usage error; to who gives a verb what belongs to the tool, say where it goes."""
+        _, _, unrecognized = message.partition("unrecognized arguments: ")
+        for word in unrecognized.split():
+            option = word.partition("=")[0]
+            if option in BEFORE_THE_VERB:
+                message = f"{option} goes before the verb: coapgw {option} … device list"
+                break
+        super().error(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser; the namespace it makes has ``run(asked, config, output)``, or ``run_alone(asked, output)``."""
     leaf = send_verb.MixedParser(add_help=False)
     leaf.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer with one JSON value")
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         prog="coapgw", description="Look after a CoAP gateway, whether it runs or not.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"coapgw {__version__}")
@@ -85,11 +101,12 @@ def make_parser() -> argparse.ArgumentParser:
     rooms = parser.add_subparsers(metavar="WHAT", required=True, parser_class=send_verb.MixedParser)
     for name, verbs, about in (
         ("device", device_verbs, "the list of devices"),
+        ("template", template_verbs, "Energy Saver templates"),
         ("spool", spool_verbs, "messages on their way to MQTT"),
         ("config", config_verbs, "the configuration"),
     ):
         room = rooms.add_parser(
-            name, help=about, description=about.capitalize() + ".", parents=[leaf], allow_abbrev=False
+            name, help=about, description=about[0].upper() + about[1:] + ".", parents=[leaf], allow_abbrev=False
         )
         verbs.add_verbs(room, leaf)
     about = "Send a CoAP request, over UDP or DTLS, and show the answer."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Final, Protocol, runtime_checkable
 
 import attrs
@@ -23,6 +24,7 @@ from coapgw.coap.codec import (
     CHANGED,
     CONTENT,
     CONTENT_FORMAT,
+    GATEWAY_TIMEOUT,
     GET,
     INTERNAL_SERVER_ERROR,
     LINK_FORMAT,
@@ -43,6 +45,7 @@ from coapgw.coap.codec import (
 from coapgw.coap.exchange import Exchange, Handler
 from coapgw.metrics import MessagingCounters
 
+ANSWER_SECONDS: Final = 120.0  # that a mounted resource may take; a client gives up after MAX_TRANSMIT_WAIT, 93 s
 FAILURES_LOGGED: Final = 100  # of mounted resources, per run: a request can cause one, and a flood must not fill a disk
 NOT_FOUND_BODY: Final = encode_body(payload=b"Not Found")  # what the hosted service says
 
@@ -70,7 +73,8 @@ class ResourceSite:
     def __init__(self, root: resource.CoAPResource, counters: MessagingCounters | None = None) -> None:
         """Serve the tree below *root*."""
         self.root = root
-        self._counters = counters or MessagingCounters()
+        self.counters = counters or MessagingCounters()
+        self._owed: dict[Exchange, tuple[float, Deferred[object]]] = {}  # in the order they are due
 
     def resolve(self, code: int, options: Options) -> Handler:
         """Return the handler of requests with this method and these options."""
@@ -120,8 +124,24 @@ class ResourceSite:
             if isinstance(rendered, Deferred):
                 rendered.addCallback(self._respond, exchange, request.code)
                 rendered.addErrback(self._failed, exchange)
+                if not exchange.answered:
+                    self._owed[exchange] = (exchange.now + ANSWER_SECONDS, rendered)
             else:
                 self._respond(rendered, exchange, request.code)
+
+    def handle_timer(self, now: float) -> None:
+        """Answer 5.04 for resources that have not answered in ``ANSWER_SECONDS``, and cancel what they do.
+
+        To be called now and then with the time of the message layers: what is owed an answer takes room that its
+        endpoint has not for other requests.
+        """
+        overdue = list(takewhile(lambda item: item[1][0] <= now, self._owed.items()))
+        for exchange, (_, rendering) in overdue:
+            del self._owed[exchange]
+            self.counters.failed_requests += 1
+            exchange.respond(GATEWAY_TIMEOUT)
+            with self.log.failuresHandled("a mounted resource could not be cancelled"):
+                rendering.cancel()
 
     def _find(self, request: coap.Message) -> resource.CoAPResource:
         """Walk down request.postpath; children may be dynamic (``getChild``)."""
@@ -134,6 +154,7 @@ class ResourceSite:
         return found
 
     def _respond(self, response: object, exchange: Exchange, method: int) -> None:
+        self._owed.pop(exchange, None)
         if not isinstance(response, coap.Message):
             self._failed(Failure(TypeError("a resource rendered no message")), exchange)
             return
@@ -142,14 +163,17 @@ class ResourceSite:
 
     def _failed(self, failure: Failure, exchange: Exchange) -> None:
         """Answer 5.00; the log gets the reason of the first few, the counter all of them."""
+        self._owed.pop(exchange, None)
+        if exchange.answered:
+            return  # it was too late
         if failure.check(error.NoResource):
             exchange.respond(NOT_FOUND, NOT_FOUND_BODY)
             return
         if failure.check(error.UnallowedMethod, error.UnsupportedMethod):
             exchange.respond(METHOD_NOT_ALLOWED)
             return
-        self._counters.failed_requests += 1
-        if self._counters.failed_requests <= FAILURES_LOGGED:
+        self.counters.failed_requests += 1
+        if self.counters.failed_requests <= FAILURES_LOGGED:
             self.log.failure("a mounted resource failed; the device gets 5.00", failure=failure)
         exchange.respond(INTERNAL_SERVER_ERROR)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 import attrs
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from coapgw import __version__
+from coapgw.metrics import Histogram
 
 PREFIX: Final = "coapgw"
 
@@ -37,6 +39,9 @@ MEANINGS: Final[Mapping[str, str]] = {
     "blockwise_too_large": "Bodies in blocks that were too large, or would have been",
     "blockwise_expired": "Unfinished bodies whose next block did not come in time",
     "blockwise_dropped": "Unfinished bodies that went for want of room",
+    "udp_received_bytes": "Bytes of datagrams that arrived, without IP and UDP headers",
+    "udp_sent_bytes": "Bytes of datagrams that were sent, without IP and UDP headers",
+    "udp_kernel_drops": "Datagrams the kernel dropped, because the receive buffer was full",
     "udp_send_blocked": "Times the send buffer of a UDP socket was full",
     "udp_send_failed": "Datagrams the system did not send",
     "udp_receive_failed": "Errors reported by the system while reading",
@@ -70,6 +75,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "bootstrap_answered": "Bootstrap calls answered with a key",
     "bootstrap_unauthorised": "Bootstrap calls of no registered, active device, or without accepted terms",
     "bootstrap_from_elsewhere": "Bootstrap calls from a network that may not",
+    "bootstrap_over_rate": "Bootstrap calls of devices that call all the time",
     "bootstrap_refused_busy": "Bootstrap calls refused because too many waited",
     "bootstrap_failed": "Bootstrap calls that failed, because no key could be stored or no URL is known",
     "uplink_accepted": "Messages of devices that were taken",
@@ -79,10 +85,12 @@ MEANINGS: Final[Mapping[str, str]] = {
     "uplink_over_rate": "Messages over limits.device_rate",
     "uplink_not_stored": "Messages refused, because the spool was full or failing",
     "uplink_introduced": "Devices heard for the first time",
+    "uplink_translated": "Payloads a template turned into JSON",
+    "uplink_untranslatable": "Payloads that did not fit the template, published as ERROR events",
     "spool_commits": "Transactions of the spool",
     "spool_committed": "Messages brought to disk",
-    "spool_commit_seconds": "Seconds spent on transactions of the spool",
-    "spool_failed_commits": "Transactions and reads the disk refused",
+    "spool_failed_commits": "Transactions the disk refused",
+    "spool_failed_reads": "Reads the disk refused",
     "spool_settled": "Messages deleted, because every subscriber has them",
     "mqtt_connections": "MQTT clients that connected",
     "mqtt_refused_connections": "MQTT clients refused: too many, or a CONNECT that was not accepted",
@@ -95,6 +103,17 @@ MEANINGS: Final[Mapping[str, str]] = {
     "mqtt_dropped": "Messages not handed to an MQTT client that was slow or away too long",
     "mqtt_not_retained": "Messages not retained, for want of room",
     "mqtt_ended_sessions": "Sessions of absent MQTT clients ended, for want of room",
+    "bridge_connections": "Connections that the other broker accepted",
+    "bridge_failed_attempts": "Connections to the other broker that did not come about, or that it refused",
+    "bridge_published": "Messages sent to the other broker for the first time",
+    "bridge_repeated": "Messages sent to the other broker again, on a later connection or after a refusal",
+    "bridge_acknowledged": "Messages the other broker acknowledged",
+    "bridge_refused": "Messages the other broker refused, finally or not",
+    "bridge_set_aside": "Messages given up and kept as dead letters",
+    "bridge_pump_errors": "Errors of the gateway's own while serving the bridge",
+    "bridge_connected": "1 if the other broker has accepted the bridge, else 0",
+    "bridge_since_seconds": "Since when that is so, in seconds since the epoch",
+    "bridge_in_flight": "Messages the other broker has not acknowledged yet",
     "http_connections": "Connections to the management API",
     "http_evicted_connections": "Connections ended for newer ones, for want of room",
     "http_requests": "Requests the management API answered",
@@ -104,6 +123,12 @@ MEANINGS: Final[Mapping[str, str]] = {
     "http_malformed": "What came and is no HTTP",
     "http_timeouts": "Connections ended, because they were idle or a request did not arrive in time",
     "http_pump_errors": "Errors of the gateway's own while reading and answering requests",
+    "uplink_stored_seconds": "From receiving a message to having it on disk, which is when its 2.04 leaves",
+    "spool_commit_seconds": "One transaction of the spool",
+    "publisher_delay_seconds": "From receiving a message to handing it to the broker; one message a turn is looked at",
+    "spool_messages": "Messages on disk that have not left the spool yet",
+    "spool_bytes": "Bytes of them",
+    "publisher_oldest_seconds": "Age of the message that is handed to the broker next; 0 if none waits",
     "dtls_associations": "Established DTLS associations",
     "dtls_half_open": "Handshakes under way",
     "devices": "Registered devices, whatever their status",
@@ -133,10 +158,12 @@ class Gauge(NamedTuple):
 class MetricsPage:
     """Writes the page; calling it costs a millisecond and the message path nothing."""
 
-    def __init__(self, groups: Sequence[CounterGroup], gauges: Sequence[Gauge]) -> None:
+    def __init__(
+        self, groups: Sequence[CounterGroup], gauges: Sequence[Gauge], histograms: Mapping[str, Histogram] | None = None
+    ) -> None:
         """Show these, and what the system knows of the process (memory, CPU, open files)."""
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Counters(groups, gauges))
+        self._registry.register(_Counters(groups, gauges, histograms or {}))
         ProcessCollector(registry=self._registry)
 
     def __call__(self) -> bytes:
@@ -147,9 +174,12 @@ class MetricsPage:
 class _Counters(Collector):
     """Makes metrics of attributes."""
 
-    def __init__(self, groups: Sequence[CounterGroup], gauges: Sequence[Gauge]) -> None:
+    def __init__(
+        self, groups: Sequence[CounterGroup], gauges: Sequence[Gauge], histograms: Mapping[str, Histogram]
+    ) -> None:
         self._groups = groups
         self._gauges = gauges
+        self._histograms = histograms
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric with its value now."""
@@ -157,6 +187,10 @@ class _Counters(Collector):
             yield from _summed(group)
         for gauge in self._gauges:
             yield GaugeMetricFamily(f"{PREFIX}_{gauge.name}", MEANINGS[gauge.name], value=gauge.read())
+        for name, histogram in self._histograms.items():
+            bounds = [*map(str, histogram.bounds), "+Inf"]
+            buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+            yield HistogramMetricFamily(f"{PREFIX}_{name}", MEANINGS[name], buckets=buckets, sum_value=histogram.sum)
         info = GaugeMetricFamily(f"{PREFIX}_info", MEANINGS["info"], labels=["version"])
         info.add_metric([__version__], 1)
         yield info
