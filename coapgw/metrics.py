@@ -96,6 +96,8 @@ class DtlsCounters:
     repeated_flights: int = 0
     received: int = 0  # with application data, authentic
     refused: int = 0  # not authentic, seen before, or not for us; dropped
+    forged: int = 0  # of these: not authentic, AEAD suites
+    replayed: int = 0  # of these: seen before, or so old that one cannot tell, AEAD suites
     with_cid: int = 0  # authentic, found by their Connection ID
     unknown_cid: int = 0  # with a Connection ID that no association has; dropped
     moved: int = 0  # changes of an association's address

@@ -272,6 +272,7 @@ class Gateway(MultiService):
         gauges = (
             Gauge("ready", lambda: not self.unready()),
             Gauge("dtls_associations", lambda: len(self.secure.associations)),
+            Gauge("dtls_associations_with_cid", lambda: len(self.secure.associations.by_cid)),
             Gauge("dtls_half_open", lambda: self.secure.admission.half_open),
             Gauge("devices", lambda: len(self.directory)),
             Gauge("spool_fill_ratio", lambda: self.spool.fill),

@@ -24,7 +24,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Final, TypeAlias
 
 from coapgw.dtls.admission import Admission, network_of
-from coapgw.dtls.association import AeadAssociation, CipherCache
+from coapgw.dtls.association import AeadAssociation, CipherCache, Refusal
 from coapgw.dtls.cid import AMPLIFICATION, CID_AT, CidAssociation, ConnectionIds
 from coapgw.dtls.connection import ConnectionAssociation
 from coapgw.dtls.errors import DtlsError
@@ -137,7 +137,7 @@ class Front:
                     self._receive_content(content, with_cid, data, address, now)
                     return
                 if _is_one_record(data, self._cid_end):
-                    self._refuse(with_cid)
+                    self._refuse(data, with_cid)
                     return
         self._receive(data, address, now)
 
@@ -182,11 +182,17 @@ class Front:
         if content is not None:
             self._receive_content(content, association, record, address, now)
             return
-        self._refuse(association)
+        self._refuse(record, association)
 
-    def _refuse(self, association: Association) -> None:
+    def _refuse(self, record: bytes, association: Association) -> None:
         """Count a record that *association* could not open."""
         self.counters.refused += 1
+        if isinstance(association, AeadAssociation):
+            reason = association.refusal(record)
+            if reason is Refusal.FORGED:
+                self.counters.forged += 1
+            elif reason is Refusal.REPLAYED:
+                self.counters.replayed += 1
         if association.is_worn():
             self._wear_out(association)
 
@@ -212,7 +218,7 @@ class Front:
     def _refuse_protected(self, record: bytes, association: Association, address: Hashable, now: float) -> None:
         """Give what the association of its address could not open to the handshake there, or count it."""
         if not self._continue_handshake(record, address, now):
-            self._refuse(association)
+            self._refuse(record, association)
         elif association.is_worn():
             self._wear_out(association)
 

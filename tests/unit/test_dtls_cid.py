@@ -281,7 +281,11 @@ def test_a_forged_record_is_tried_once(with_cid: bool) -> None:
     record = bytearray(client.sealed(b"more") if isinstance(client, CidClient) else client.engine.seal(b"more"))
     record[-1] ^= 1
     assert server.receive(bytes(record)) == []
-    assert association.failures == server.counters.refused == 1
+    assert association.failures == server.counters.refused == server.counters.forged == 1
+    again = client.sealed(b"again") if isinstance(client, CidClient) else client.engine.seal(b"again")
+    server.receive(again)
+    server.receive(again)
+    assert (server.counters.refused, server.counters.forged, server.counters.replayed) == (2, 1, 1)
     assert server.counters.malformed == 0
 
 

@@ -43,6 +43,7 @@ KINDS: dict[str, Any] = {
 GAUGES = (
     "ready",
     "dtls_associations",
+    "dtls_associations_with_cid",
     "dtls_half_open",
     "devices",
     "spool_fill_ratio",
