@@ -132,16 +132,25 @@ class MqttUser:
 
 @attrs.frozen
 class EmbeddedSection:
-    """The broker in this process; *max_packet* in bytes, *max_queue* messages a client, *connect_timeout* seconds."""
+    """The broker in this process; *max_packet* in bytes, *max_queue* messages a client, *connect_timeout* seconds.
+
+    *cert_file* and *key_file* are PEM; the key may be in *cert_file* too.  *max_keepalive* is in seconds.
+    """
 
     engine: Engine = Engine.TWISTED
     listen: tuple[Listen, ...] = (ListenAddress("127.0.0.1", 1883),)
+    tls_listen: tuple[Listen, ...] = ()
+    websocket_listen: tuple[Listen, ...] = ()
+    websocket_tls_listen: tuple[Listen, ...] = ()
+    cert_file: FileName = ""
+    key_file: FileName = ""
     anonymous: Anonymous = Anonymous.LOOPBACK
     users: tuple[MqttUser, ...] = ()
     max_packet: Annotated[int, whole(16, 268_435_460)] = 262_144  # a CONNECT; the largest, MQTT 3.1.1 section 2.2.3
     max_queue: Positive = 10_000
     max_connections: Positive = 10_000
     connect_timeout: Positive = 10
+    max_keepalive: Annotated[int, whole(1, 65_535)] = 65_535
 
 
 @attrs.frozen
@@ -304,8 +313,21 @@ def _disagreements(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield ("mqtt.embedded.users",), f"two users are called {shown(name)}"
     yield from _listens_twice({"coap.listen": config.coap.listen, "coaps.listen": config.coaps.listen})
-    broker = mqtt.embedded.listen if mqtt.mode is MqttMode.EMBEDDED else ()
-    yield from _listens_twice({"http.listen": (config.http.listen,), "mqtt.embedded.listen": broker})
+    tcp: dict[str, Sequence[ListenAddress]] = {"http.listen": (config.http.listen,)}
+    if mqtt.mode is MqttMode.EMBEDDED:
+        yield from _embedded_disagreements(mqtt.embedded)
+        for name in ("listen", "tls_listen", "websocket_listen", "websocket_tls_listen"):
+            tcp[f"mqtt.embedded.{name}"] = getattr(mqtt.embedded, name)
+    yield from _listens_twice(tcp)
+
+
+def _embedded_disagreements(broker: EmbeddedSection) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what does not go together in the broker's listeners."""
+    for name in ("tls_listen", "websocket_tls_listen"):
+        if getattr(broker, name) and not broker.cert_file:
+            yield (f"mqtt.embedded.{name}", "mqtt.embedded.cert_file"), "TLS needs mqtt.embedded.cert_file"
+    if broker.key_file and not broker.cert_file:
+        yield ("mqtt.embedded.key_file", "mqtt.embedded.cert_file"), "a key needs mqtt.embedded.cert_file"
 
 
 def _bridge_disagreements(bridge: BridgeSection) -> Iterator[tuple[tuple[str, ...], str]]:

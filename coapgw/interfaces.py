@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
+import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
@@ -255,25 +256,126 @@ class IBrokerLink(Interface):
 
 
 class StoredSession(NamedTuple):
-    """What is remembered of an MQTT client: *persistent* is "clean session 0"; *subscriptions* are (filter, QoS)."""
+    """What is remembered of an MQTT client.
+
+    Args:
+        user: who it authenticated as; None for anonymous.
+        expiry: seconds that the session outlives its connection; 0: not at all, 0xFFFFFFFF: for ever.
+        subscriptions: filter, options as SUBSCRIBE has them, subscription identifier or 0.
+        expires: when it ends if the client does not come back, seconds since the epoch; None while it is connected.
+    """
 
     client_id: str
     user: str | None
-    persistent: bool
-    subscriptions: Sequence[tuple[str, int]]
+    expiry: int
+    subscriptions: Sequence[tuple[str, int, int]]
+    expires: float | None = None
+
+
+class StoredMessage(NamedTuple):
+    """A message that an MQTT session is owed, or that is retained.
+
+    Args:
+        number: unique, ascending; 0 for retained ones.
+        properties: those of MQTT 5 that are passed on, encoded.
+        expires: seconds since the epoch.
+        origin: id of the device's message, for the gateway's own.
+    """
+
+    number: int
+    topic: bytes
+    payload: bytes
+    qos: int
+    retain: bool
+    properties: bytes
+    expires: float | None = None
+    origin: str | None = None
+
+
+class StoredClaim(NamedTuple):
+    """That a client is owed a message.
+
+    Args:
+        serial: unique, in the order of delivery.
+        number: of the message; None if the client has received it, QoS 2, and PUBCOMP is to come.
+        retain: keep the publisher's retain flag.
+        identifiers: subscription identifiers.
+        packet_id: under which it was sent, QoS 2; None before.
+    """
+
+    serial: int
+    client_id: str
+    number: int | None
+    qos: int
+    retain: bool
+    identifiers: tuple[int, ...] = ()
+    packet_id: int | None = None
+
+
+class StoredState(NamedTuple):
+    """All that the broker remembers; *received* are packet identifiers of unreleased QoS 2 messages, by client."""
+
+    sessions: Sequence[StoredSession] = ()
+    messages: Sequence[StoredMessage] = ()
+    claims: Sequence[StoredClaim] = ()
+    received: Sequence[tuple[str, int]] = ()
+    retained: Sequence[StoredMessage] = ()
+
+
+@attrs.define(eq=False)
+class SessionChanges:
+    """Changes that belong in one transaction, in this order.
+
+    Args:
+        ended: clients whose sessions go, with all that they are owed.
+        sessions: by client, in place of what was known.
+        messages, claims: new ones, by number and serial.
+        sent: packet identifiers, by serial.
+        half_done: serials whose message was received.
+        paid: serials of claims that are no more.
+        dropped: numbers of messages that nobody is owed any more.
+        received: whether (client, packet identifier) is unreleased.
+        retained: by topic; None: no longer.
+    """
+
+    ended: dict[str, None] = attrs.Factory(dict)
+    sessions: dict[str, StoredSession] = attrs.Factory(dict)
+    messages: dict[int, StoredMessage] = attrs.Factory(dict)
+    claims: dict[int, StoredClaim] = attrs.Factory(dict)
+    sent: dict[int, int] = attrs.Factory(dict)
+    half_done: dict[int, None] = attrs.Factory(dict)
+    paid: list[int] = attrs.Factory(list)
+    dropped: list[int] = attrs.Factory(list)
+    received: dict[tuple[str, int], bool] = attrs.Factory(dict)
+    retained: dict[bytes, StoredMessage | None] = attrs.Factory(dict)
+
+    def __bool__(self) -> bool:
+        """Return whether there is anything to write."""
+        return bool(
+            self.ended
+            or self.sessions
+            or self.messages
+            or self.claims
+            or self.sent
+            or self.half_done
+            or self.paid
+            or self.dropped
+            or self.received
+            or self.retained
+        )
 
 
 class ISessionStore(Interface):
-    """Remembers which MQTT clients have which subscriptions over a restart."""
+    """Remembers over a restart which MQTT clients have which subscriptions, and what they are owed."""
 
-    def load() -> Sequence[StoredSession]:
-        """Return every remembered session.  May block; called once, at start."""
+    def load() -> StoredState:
+        """Return everything.  May block; called once, at start.  Raises StorageError."""
 
-    def save(session: StoredSession) -> None:
-        """Remember a session, in place of what was known of its client; written soon, in order."""
+    def write(changes: SessionChanges, done: Callable[[], None]) -> None:
+        """Write *changes* in one transaction and then call *done*, in the reactor's thread.
 
-    def forget(client_id: str) -> None:
-        """Forget a session; written soon, in order."""
+        There is one write at a time.  A disk that fails is tried again for as long as it takes.
+        """
 
 
 __all__ = [
@@ -290,5 +392,9 @@ __all__ = [
     "ISpool",
     "ITemplates",
     "ITranslator",
+    "SessionChanges",
+    "StoredClaim",
+    "StoredMessage",
     "StoredSession",
+    "StoredState",
 ]

@@ -159,6 +159,10 @@ class BrokerCounters:
     protocol_errors: int = 0
     timeouts: int = 0  # no CONNECT in time, or nothing for one and a half keepalives
     pump_errors: int = 0
+    packets_in: int = 0  # of any kind, from clients
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
     published_in: int = 0  # from clients
     refused_publishes: int = 0  # from clients that may not
     delivered: int = 0

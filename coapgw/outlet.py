@@ -15,10 +15,12 @@ from typing import Any, Final, Protocol
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
 from coapgw.config import BridgeSection, EmbeddedSection, Engine
 from coapgw.config_values import ListenAddress
+from coapgw.errors import StorageError
 from coapgw.http.metrics_page import CounterGroup, Gauge
 from coapgw.interfaces import IBrokerLink
 from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
@@ -29,7 +31,11 @@ from coapgw.mqtt.publisher import Publisher
 from coapgw.net.broker_address import BrokerAddress, user_of
 from coapgw.net.mqtt import BrokerPump, MqttServerFactory
 from coapgw.net.mqtt_bridge import Bridge
+from coapgw.net.pem_files import CredentialsUnusable
+from coapgw.net.tls_server import ServerCertificate
 from coapgw.storage.client_id import kept_client_id
+from coapgw.storage.mqtt_users import NAME as USERS_FILE
+from coapgw.storage.mqtt_users import UsersFile
 from coapgw.storage.sessions import SqliteSessionStore
 
 BACKLOG: Final = 1000  # connections the system accepts for us before we do
@@ -92,11 +98,21 @@ class InProcess:
         """Read the users' passwords and rules."""
         self._config = config
         self._mistakes: list[str] = []
+        self._certificate: ServerCertificate | None = None
+        if config.cert_file:
+            cert_file, key_file = (
+                Path(name).absolute() if name else None for name in (config.cert_file, config.key_file)
+            )
+            assert cert_file is not None
+            try:
+                self._certificate = ServerCertificate(cert_file, key_file, time.monotonic)
+            except CredentialsUnusable as unusable:
+                self._mistakes.append(f"mqtt.embedded: {unusable}")
         if config.engine is Engine.AMQTT:
             self._mistakes.append('mqtt.embedded.engine: "amqtt" is not in this version yet')
-        users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in config.users]
+        self._users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in config.users]
         try:
-            self._access = AccessList(users, AnonymousPolicy(config.anonymous.value))
+            self._access = AccessList(self._users, AnonymousPolicy(config.anonymous.value))
         except PasswordHashRefused as refused:
             self._mistakes.append(f"mqtt.embedded.users: {refused}")
         self._ports: list[IListeningPort] = []
@@ -109,15 +125,18 @@ class InProcess:
     def open(self, data: Path, reactor: Any, publisher: Publisher, fill: Callable[[], float]) -> None:
         """Build broker and link, and find the sessions of before.  Raises StorageError."""
         self._reactor = reactor
-        sessions = SqliteSessionStore(data / "broker.db")
+        self._users_file = UsersFile(data / USERS_FILE, self._take_users)
+        self._users_file.look()
+        sessions = SqliteSessionStore(data / "broker.db", reactor.callFromThread)
         self._closing.append(sessions.close)
         limits = BrokerLimits(
             max_packet=self._config.max_packet,
             max_queue=self._config.max_queue,
             max_connections=self._connections_possible(self._config.max_connections),
             connect_timeout=self._config.connect_timeout,
+            max_keepalive=self._config.max_keepalive,
         )
-        self.broker = Broker(self._access, limits, store=sessions)
+        self.broker = Broker(self._access, limits, store=sessions, epoch=time.time() - time.monotonic())
         known_clients = self.broker.restore(sessions.load(), time.monotonic())
         self._pump = BrokerPump(self.broker, reactor)
         self._closing.append(self._pump.stop)
@@ -148,22 +167,53 @@ class InProcess:
 
     def listen(self) -> None:
         """Listen on every address of the configuration."""
-        for address in self._config.listen:
-            self._ports.append(self._listen(address))
+        config = self._config
+        for address in config.listen:
+            self._listen(address, MqttServerFactory(self._pump, _is_loopback(address)))
+        for address in config.tls_listen:
+            self._listen(address, MqttServerFactory(self._pump, _is_loopback(address)), self._certificate)
+        for address in config.websocket_listen:
+            self._listen(address, self._websocket(address))
+        for address in config.websocket_tls_listen:
+            self._listen(address, self._websocket(address), self._certificate)
 
-    def _listen(self, address: ListenAddress) -> IListeningPort:
-        loopback = address.host == "localhost" or ipaddress.ip_address(address.host).is_loopback
-        factory = MqttServerFactory(self._pump, loopback)
-        port: IListeningPort = self._reactor.listenTCP(address.port, factory, BACKLOG, address.host)
+    def _websocket(self, address: ListenAddress) -> ServerFactory:
+        from coapgw.net.mqtt_websocket import MqttWebSocketFactory
+
+        seconds = float(self._config.connect_timeout)
+        factory: ServerFactory = MqttWebSocketFactory(self._pump, _is_loopback(address), self._reactor, seconds)
+        return factory
+
+    def _listen(
+        self, address: ListenAddress, factory: ServerFactory, certificate: ServerCertificate | None = None
+    ) -> None:
+        if certificate is None:
+            port = self._reactor.listenTCP(address.port, factory, BACKLOG, address.host)
+        else:
+            port = self._reactor.listenSSL(address.port, factory, certificate, BACKLOG, address.host)
+        self._ports.append(port)
         self._closing.append(port.stopListening)
-        return port
 
     def start(self) -> None:
         """Nothing: clients come by themselves."""
 
     def handle_timer(self) -> None:
-        """Look at sessions that expire, and at subscribers that do not get on."""
+        """Look at subscribers that do not get on, and at users that come and go."""
         self.link.handle_timer()
+        try:
+            self._users_file.look()
+        except StorageError as unusable:
+            self.log.error("the MQTT users stay as they are: {reason}", reason=str(unusable))
+
+    def _take_users(self, added: Sequence[BrokerUser]) -> None:
+        """Take the users of the configuration, and those that ``coapgw mqtt-user`` *added*.  Raises StorageError."""
+        configured = {user.name for user in self._users}
+        try:
+            changed = self._access.replace([*self._users, *(user for user in added if user.name not in configured)])
+        except PasswordHashRefused as refused:
+            raise StorageError(str(refused)) from None
+        if changed:
+            self.broker.access_changed(changed)
 
     def drain(self) -> Deferred[None]:
         """Fire at once: what subscribers have not acknowledged stays in the spool."""
@@ -271,6 +321,10 @@ class ToBroker:
             Gauge("bridge_since_seconds", lambda: self.bridge.status().since),
             Gauge("bridge_in_flight", lambda: self.link.in_flight),
         )
+
+
+def _is_loopback(address: ListenAddress) -> bool:
+    return address.host == "localhost" or ipaddress.ip_address(address.host).is_loopback
 
 
 def _number(port: IListeningPort) -> int:

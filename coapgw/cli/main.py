@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 from coapgw import __version__
 from coapgw.cli import config as config_verbs
 from coapgw.cli import device as device_verbs
+from coapgw.cli import mqtt_user as mqtt_user_verbs
 from coapgw.cli import send as send_verb
 from coapgw.cli import spool as spool_verbs
 from coapgw.cli import template as template_verbs
@@ -103,6 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("device", device_verbs, "the list of devices"),
         ("template", template_verbs, "Energy Saver templates"),
         ("spool", spool_verbs, "messages on their way to MQTT"),
+        ("mqtt-user", mqtt_user_verbs, "users of the embedded MQTT broker"),
         ("config", config_verbs, "the configuration"),
     ):
         room = rooms.add_parser(

@@ -27,6 +27,7 @@ from coapgw.interfaces import IBrokerLink, IDelivery
 from coapgw.metrics import BridgeCounters
 from coapgw.model import Spooled
 from coapgw.mqtt.client import LARGEST_PACKET, MqttClient
+from coapgw.mqtt.origin import origin_properties
 from coapgw.mqtt.packet_types import encoded_length
 from coapgw.mqtt.packets import LEVEL_3_1_1, LEVEL_5, REFUSED_VERSION, REMAINING_LENGTH_LIMIT, Connect, Publish
 from coapgw.mqtt.properties import NO_PROPERTIES, Properties
@@ -39,7 +40,6 @@ FRUITLESS_CONNECTIONS: Final = 2  # that ended before anything was acknowledged:
 STRIKES: Final = 5  # a message that is alone in flight when the broker closes this many times is set aside
 STRIKE_SECONDS: Final = 5.0  # a broker closes sooner than that because of what it was sent
 SESSION_SECONDS: Final = 604_800  # a broker of MQTT 5 remembers us for a week
-_USER_PROPERTIES: Final = b"%b\x26\0\x05iccid\0%c%b\x26\0\x02id\0%c%b\x26\0\x08received\0%c%b"  # none is over 255 bytes
 
 
 class BridgeVersion(enum.Enum):
@@ -362,13 +362,7 @@ class BridgeLink:
         client = self._client
         if client is None or client.settings.level != LEVEL_5:
             return b""
-        iccid, message_id = message.iccid.encode(), message.message_id.encode()
-        received = b"%d" % message.received
-        block = _USER_PROPERTIES % (
-            *(self._expiry, len(iccid), iccid),
-            *(len(message_id), message_id),
-            *(len(received), received),
-        )
+        block = self._expiry + origin_properties(message)
         return encoded_length(len(block)) + block
 
     def _is_too_large(self, message: Spooled, properties: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""The embedded broker as a machine without I/O: connections, sessions, retained messages, routing (MQTT 3.1.1).
+"""The embedded broker as a machine without I/O: connections, sessions, retained messages, routing (MQTT 3.1.1 and 5).
 
 The glue opens connections, moves their bytes, and calls ``handle_timer`` when ``next_timer`` has come.  The gateway
 publishes with ``publish`` and learns through ``Publication.settled`` when nobody needs the message any more.
@@ -9,18 +9,22 @@ until that session has ended, and disturbs nothing.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
 from coapgw.errors import TopicRefused
-from coapgw.interfaces import ISessionStore, StoredSession
+from coapgw.interfaces import ISessionStore, StoredState
 from coapgw.metrics import BrokerCounters
 from coapgw.mqtt.access import Authenticator, Permissions
 from coapgw.mqtt.connection import Connection
 from coapgw.mqtt.deadlines import Deadlines
+from coapgw.mqtt.journal import Journal
 from coapgw.mqtt.packets import (
+    LEVEL_5,
     REFUSED_CLIENT_ID,
     REFUSED_NOT_AUTHORISED,
     REFUSED_PASSWORD,
@@ -29,10 +33,24 @@ from coapgw.mqtt.packets import (
     encode_publish,
 )
 from coapgw.mqtt.parser import ValidTopics
+from coapgw.mqtt.publication import Publication
+from coapgw.mqtt.reasons import (
+    ADMINISTRATIVE_ACTION,
+    NO_SUBSCRIPTION,
+    NOT_AUTHORISED,
+    QUOTA_EXCEEDED,
+    SESSION_TAKEN_OVER,
+    SHUTTING_DOWN,
+    TOPIC_FILTER_INVALID,
+)
 from coapgw.mqtt.remembered import ASSIGNED_ID, RememberedClients
+from coapgw.mqtt.restored import RestoredState
 from coapgw.mqtt.retained import RetainedMessages
-from coapgw.mqtt.session import Publication, Session, Shared
-from coapgw.mqtt.topics import LEVEL_LIMIT, SubscriptionTree
+from coapgw.mqtt.session import NEVER, Session, Shared
+from coapgw.mqtt.shared_group import SharedGroup
+from coapgw.mqtt.status_topics import FIRST_LEVEL, StatusTopics
+from coapgw.mqtt.subscriptions import SHARED, Manner, Options, SubscriptionTree, read_options, split_shared
+from coapgw.mqtt.topics import LEVEL_LIMIT
 
 
 @attrs.frozen
@@ -50,6 +68,7 @@ class BrokerLimits:
         max_retained: topics with a retained message; a wildcard subscription looks at each of them.
         max_retained_bytes: topics and payloads of all retained messages.
         max_offline_sessions: persistent sessions of clients that are away; beyond it the longest absent one ends.
+        max_keepalive: seconds of silence that clients of MQTT 5 may ask for.
     """
 
     max_packet: int = 262_144
@@ -62,6 +81,25 @@ class BrokerLimits:
     max_retained: int = 20_000
     max_retained_bytes: int = 64 << 20
     max_offline_sessions: int = 10_000
+    max_keepalive: int = 65_535
+
+
+class Admission(NamedTuple):
+    """A CONNECT that was accepted; *assigned* is the client id if the broker made it up."""
+
+    session: Session
+    is_present: bool
+    permissions: Permissions
+    assigned: str | None
+
+
+def _shared_filter(topic_filter: bytes) -> bytes | None:
+    """Return the filter behind ``$share/name/``, None if this is no shared subscription."""
+    shared = split_shared(topic_filter) if topic_filter.startswith(SHARED) else None
+    return None if shared is None else shared[1]
+
+
+_GROUP = Options(2, retain_as_published=True)  # of a shared subscription in the tree; its members have their own
 
 
 class Broker:
@@ -83,11 +121,14 @@ class Broker:
         counters: BrokerCounters | None = None,
         store: ISessionStore | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        *,
+        epoch: float = 0.0,
     ) -> None:
-        """Begin without clients."""
+        """Begin without clients; *epoch* is when the broker's clock was 0, in seconds since the epoch."""
         self.limits = limits or BrokerLimits()
         self.counters = counters or BrokerCounters()
-        self.shared = Shared(self.limits.max_queue, self.limits.max_queue_bytes, self.counters)
+        self.journal = Journal(store, epoch, self._has_work)
+        self.shared = Shared(self.limits.max_queue, self.limits.max_queue_bytes, self.counters, journal=self.journal)
         self.crowded = self.shared.crowded
         self.sessions: dict[str, Session] = {}
         self.deadlines: Deadlines[Connection] = Deadlines()
@@ -95,13 +136,18 @@ class Broker:
         self.on_output: Callable[[], None] | None = None
         self.on_publish: Callable[[Connection, bytes, bytes], bool] | None = None
         self._access = access
-        self._remembered = RememberedClients(store)
+        self._remembered = RememberedClients(self.journal)
         self._random_bytes = random_bytes
-        self._tree: SubscriptionTree[Session] = SubscriptionTree()
+        self._tree: SubscriptionTree[Session | SharedGroup] = SubscriptionTree()
+        self._groups: dict[bytes, SharedGroup] = {}
         self._retained = RetainedMessages(self.limits.max_retained, self.limits.max_retained_bytes)
+        self._restored = RestoredState()
         self._connections: set[Connection] = set()
         self._connected: dict[Session, Connection] = {}
         self._offline: dict[Session, None] = {}  # in the order they left
+        self._absences: Deadlines[Session] = Deadlines()  # when sessions end, and delayed wills come
+        self._wills: dict[Session, tuple[float, Connection]] = {}  # delayed, of clients that are away
+        self._status = StatusTopics()
         self._writable: list[Connection] = []
         self._stopped = False
 
@@ -131,6 +177,20 @@ class Broker:
         """How many clients are connected, their CONNECT accepted."""
         return len(self._connected)
 
+    @property
+    def retained_count(self) -> int:
+        """How many topics have a retained message."""
+        return len(self._retained)
+
+    @property
+    def group_count(self) -> int:
+        """How many shared subscriptions there are."""
+        return len(self._groups)
+
+    def is_wanted(self, first_level: bytes) -> bool:
+        """Return whether anybody subscribed to topics that begin with this level, by its name."""
+        return self._tree.has_below(first_level)
+
     def open_connection(self, peer: str, loopback: bool, now: float) -> Connection | None:
         """Return the machine for a new connection, or None if there are too many: close it then.
 
@@ -148,23 +208,31 @@ class Broker:
     def take_writable(self) -> list[Connection]:
         """Return the connections that have bytes to send or are closing; some may be in it twice.
 
-        Sessions that changed are handed to the store before, so that no SUBACK overtakes what it promises.
+        What changed is handed to the store before.
         """
-        self._remembered.hand_over()
+        self.journal.hand_over()
         writable, self._writable = self._writable, []
         return writable
 
     def next_timer(self) -> float | None:
         """Return the ``now`` at which ``handle_timer`` is due."""
-        wanted = [due for due in (self.deadlines.next(), self._remembered.next_timer()) if due is not None]
-        return min(wanted, default=None)
+        wanted = (
+            self.deadlines.next(),
+            self._absences.next(),
+            self._remembered.next_timer(),
+            self._status.next_timer(),
+        )
+        return min((due for due in wanted if due is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Close what was silent for too long."""
+        """Close what was silent for too long; end what was away for too long."""
         self.shared.now = now
         for connection in self.deadlines.due(now):
             connection.handle_deadline(now)
+        for session in self._absences.due(now):
+            self._look_at_absent(session, now)
         self._remembered.handle_timer(now)
+        self._status.handle_timer(self, now)
 
     def tell_time(self, now: float) -> None:
         """Set the broker's clock."""
@@ -173,16 +241,21 @@ class Broker:
     def stop(self) -> None:
         """Take no more connections, and settle, publish or forget nothing more: what is owed is owed after the restart.
 
-        To be called before the connections are closed.
+        To be called before the connections are closed; clients of MQTT 5 are told.
         """
-        self._remembered.stop()
         self._stopped = True
+        for connection in list(self._connected.values()):
+            if connection.is_5:
+                connection.fail(SHUTTING_DOWN)
+        self.journal.stop()
         self.shared.on_relief = None
 
     # ------------------------------------------------------------------ messages
 
-    def publish(self, publication: Publication, now: float | None = None) -> None:
-        """Hand a publication to every session that subscribed to it.
+    def publish(  # noqa: PLR0912 - one loop: calls would cost every message
+        self, publication: Publication, now: float | None = None, publisher: Session | None = None
+    ) -> bool:
+        """Hand a publication to every session that subscribed to it; return whether there were any.
 
         It is settled before this returns if no session has to acknowledge it; after ``stop``, nothing happens.
 
@@ -190,28 +263,78 @@ class Broker:
             TopicRefused: the topic is longer than MQTT can say; otherwise a valid topic is the caller's duty.
         """
         if self._stopped:
-            return
+            return False
         if now is not None:
             self.shared.now = now
         topic, qos = publication.topic, publication.qos
         if len(topic) > TEXT_LIMIT:
             raise TopicRefused(topic, f"over {TEXT_LIMIT} bytes")
-        if publication.retain and not self._retained.keep(topic, publication.payload, qos):
-            self.counters.not_retained += 1
+        if publication.retain:
+            self._retain(publication)
         publication.owed += 1  # ours, so that nothing is settled half way
         packet = b""
         pushed_out: list[Publication] = []
-        for session, subscribed_qos in self._tree.match(topic):
+        found = self._tree.match(topic)
+        if self._restored.owed_by and publication.origin is not None:
+            found = self._restored.without_those_who_have(publication.origin.message_id, found)
+        for session, highest_qos, special in found:
+            manner, subscribed_qos = None, highest_qos
+            if special is not None:
+                manner = special.manner
+                if isinstance(session, SharedGroup):
+                    self._publish_shared(publication, session, pushed_out)
+                    continue
+                if session is publisher:
+                    subscribed_qos, manner = special.own_qos, special.own_manner
+                    if subscribed_qos < 0:
+                        continue
+            if TYPE_CHECKING:
+                assert isinstance(session, Session)  # a group always is special
             if qos and subscribed_qos:
-                oldest = session.deliver(publication, min(qos, subscribed_qos))
+                oldest = session.deliver(publication, qos if qos < subscribed_qos else subscribed_qos, manner)
                 if oldest is not None:
                     pushed_out += oldest
-            else:
-                packet = packet or encode_publish(topic, publication.payload)
-                session.deliver_unacknowledged(packet)
+            elif (outbox := session.outbox) is not None:
+                if outbox.writer is None:
+                    packet = packet or encode_publish(topic, publication.payload)
+                    session.deliver_unacknowledged(packet)
+                else:
+                    session.deliver_unacknowledged_5(publication, manner)
         for pushed in pushed_out:
             pushed.release()
         publication.release()
+        return bool(found)
+
+    def _publish_shared(
+        self,
+        publication: Publication,
+        group: SharedGroup,
+        pushed_out: list[Publication],
+        but_not: Session | None = None,
+    ) -> None:
+        """Hand a publication to one member of a group."""
+        session = group.choose(but_not)
+        if session is None:
+            return
+        options = group.members[session]
+        manner = Manner(options.retain_as_published, (options.identifier,) if options.identifier else (), group)
+        if publication.qos and options.qos:
+            pushed_out += session.deliver(publication, min(publication.qos, options.qos), manner) or ()
+        elif session.outbox is not None and session.outbox.writer is None:
+            session.deliver_unacknowledged(encode_publish(publication.topic, publication.payload))
+        else:
+            session.deliver_unacknowledged_5(publication, manner)
+
+    def _retain(self, publication: Publication) -> None:
+        topic = publication.topic
+        if not publication.payload:
+            if self._retained.remove(topic):
+                self.journal.retain(topic, None)
+            return
+        copy = self._retained.keep(publication)
+        if copy is None:
+            self.counters.not_retained += 1
+        self.journal.retain(topic, copy)
 
     def has_subscribers(self, client_ids: Iterable[str]) -> bool:
         """Return whether every one of these clients has a session with subscriptions.
@@ -231,117 +354,224 @@ class Broker:
         if len(self._writable) == 1 and self.on_output is not None:
             self.on_output()
 
+    def _has_work(self) -> bool:
+        """Have the glue call ``take_writable``, for the journal's sake; return whether it will."""
+        if self.on_output is None:
+            return False
+        if not self._writable:
+            self.on_output()
+        return True
+
     def forget_connection(self, connection: Connection) -> None:
         """The transport of *connection* is gone."""
         self._connections.discard(connection)
 
-    def admit(self, connection: Connection, packet: Connect) -> int | tuple[Session, bool, Permissions]:
-        """Decide about a CONNECT: a return code that refuses it, or (session, session present, permissions).
+    def admit(self, connection: Connection, packet: Connect) -> int | Admission:
+        """Decide about a CONNECT: a return code of 3.1.1 that refuses it, or what it is to have.
 
         Nothing of any session is touched before the client is known to be who it says (section 3.1.4).
         """
         permissions = self._access.authenticate(packet.user, packet.password, connection.loopback)
         if permissions is None:
             return REFUSED_NOT_AUTHORISED if packet.user is None else REFUSED_PASSWORD
-        client_id = packet.client_id
-        if len(client_id.encode()) > self.limits.max_client_id or not (client_id or packet.clean_session):
-            return REFUSED_CLIENT_ID  # section 3.1.3.1
-        client_id = client_id or ASSIGNED_ID + self._random_bytes(12).hex()
+        client_id, is_5 = packet.client_id, packet.level == LEVEL_5
+        if len(client_id.encode()) > self.limits.max_client_id or not (client_id or packet.clean_session or is_5):
+            return REFUSED_CLIENT_ID  # 3.1.1 section 3.1.3.1
+        assigned = None if client_id else ASSIGNED_ID + self._random_bytes(12).hex()
+        client_id = assigned or client_id
         session = self.sessions.get(client_id)
         if session is not None and session.user != packet.user:
             return REFUSED_CLIENT_ID
         if session is not None and session in self._connected:
-            self._connected[session].abort()  # section 3.1.4: the older one goes; if it was clean, so does its session
+            self._connected[session].fail(SESSION_TAKEN_OVER)  # section 3.1.4; if it was clean, so ends its session
             session = self.sessions.get(client_id)
         if session is not None and packet.clean_session:
             self._end(session)
             session = None
         present = session is not None
+        expiry = (packet.properties.session_expiry or 0) if is_5 else (0 if packet.clean_session else NEVER)
         if session is None:
-            session = Session(client_id, packet.user, not packet.clean_session, self.shared)
+            session = Session(client_id, packet.user, expiry, self.shared)
             self.sessions[client_id] = session
+        session.expiry = expiry
         self._offline.pop(session, None)
+        self._wills.pop(session, None)
+        if session.ends is not None:
+            self._absences.discard(session, math.ceil(session.ends))
         self._connected[session] = connection
+        self._status.connected(len(self._connected), self.shared.now)
         self._remembered.connected(client_id)
-        if session.subscriptions:
+        if session.subscriptions or expiry:
+            session.ends = None
             self._remembered.save(session)
-        return session, present, permissions
+        return Admission(session, present, permissions, assigned)
+
+    def access_changed(self, users: Collection[str]) -> None:
+        """Close the connections of *users*, and take from their sessions what they may not have any more."""
+        for session in [one for one in self.sessions.values() if one.user in users]:
+            connection = self._connected.get(session)
+            if connection is not None:
+                connection.fail(ADMINISTRATIVE_ACTION)
+            permissions = self._access.permissions_of(session.user)
+            if permissions is None:
+                if session.client_id in self.sessions:
+                    self._end(session)
+                continue
+            wanted = [(one, _shared_filter(one) or one) for one in session.subscriptions]
+            self.unsubscribe(session, [one for one, topics in wanted if not permissions.may_subscribe(topics)])
 
     def leave(self, session: Session) -> None:
-        """The client of *session* is away: a clean session ends, a persistent one waits."""
+        """The client of *session* is away: the session ends, or waits for as long as its expiry says."""
         del self._connected[session]
         if self._stopped:
             session.detach()
-        elif not session.persistent:
+        elif not session.expiry:
             self._end(session)
         else:
             self._offline[session] = None
             session.detach()
+            if session.expiry != NEVER:
+                session.ends = self.shared.now + session.expiry
+                self._absences.add(session, session.ends)
+            self._remembered.save(session)
             if len(self._offline) > self.limits.max_offline_sessions:
                 self.counters.ended_sessions += 1
                 self._end(next(iter(self._offline)))
 
-    def subscribe(self, session: Session, topic_filter: bytes, qos: int) -> bool:
-        """Add or change a subscription; return False if the client has too many, or the filter too many levels."""
-        known = session.subscriptions
-        if topic_filter not in known and len(known) >= self.limits.max_subscriptions:
+    def delay_will(self, session: Session, connection: Connection, seconds: int) -> bool:
+        """Have *connection* publish its will later, unless its client comes back; return False if it is to do so now.
+
+        The end of the session ends the delay too (MQTT 5 section 3.1.3.2.2).
+        """
+        if self.sessions.get(session.client_id) is not session or session in self._connected or not seconds:
             return False
-        if topic_filter.count(b"/") >= LEVEL_LIMIT:
-            return False
-        if known.get(topic_filter) != qos:
-            known[topic_filter] = qos
-            self._tree.add(topic_filter, session, qos)
+        due = self.shared.now + seconds
+        self._wills[session] = (due, connection)
+        self._absences.add(session, due)
         return True
 
-    def subscribed(self, session: Session, granted: Mapping[bytes, int]) -> None:
-        """Remember the subscriptions that were just added, and send their retained messages (section 3.8.4)."""
-        self._remembered.save(session)
+    def _look_at_absent(self, session: Session, now: float) -> None:
+        will = self._wills.get(session)
+        if will is not None and will[0] <= now:
+            del self._wills[session]
+            will[1].publish_will()
+        if session.ends is not None and session.ends <= now and session in self._offline:
+            self._end(session)
+
+    def subscribe(self, session: Session, topic_filter: bytes, options: Options, permissions: Permissions) -> int:
+        """Add or change a subscription; return the QoS that is granted, or why there is none (MQTT 5 section 3.9.3)."""
+        known = session.subscriptions
+        shared = _shared_filter(topic_filter)
+        if not permissions.may_subscribe(shared or topic_filter):
+            return NOT_AUTHORISED
+        if topic_filter not in known and len(known) >= self.limits.max_subscriptions:
+            return QUOTA_EXCEEDED
+        if topic_filter.count(b"/") >= LEVEL_LIMIT:
+            return TOPIC_FILTER_INVALID
+        if known.get(topic_filter) != options:
+            known[topic_filter] = options
+            if session.outbox is not None:  # the client asks for it: this is no restart
+                session.changed_in = self.journal.generation
+                self._remembered.save(session)
+            if shared is None:
+                self._tree.add(topic_filter, session, options)
+            else:
+                self._join(session, topic_filter, shared, options)
+        if (shared or topic_filter).startswith(FIRST_LEVEL):
+            self._status.subscribed(self.shared.now)
+        return options.qos
+
+    def _join(self, session: Session, topic_filter: bytes, wanted: bytes, options: Options) -> None:
+        group = self._groups.get(topic_filter)
+        if group is None:
+            group = self._groups[topic_filter] = SharedGroup(topic_filter)
+            self._tree.add(wanted, group, _GROUP)
+        group.members[session] = options
+
+    def subscribed(self, session: Session, granted: Mapping[bytes, Options]) -> None:
+        """Send the retained messages for subscriptions that were just *granted* (section 3.8.4)."""
         self._remembered.subscribed(session)
-        for message, qos in self._retained.matching(granted):
-            if not session.deliver_retained(message, min(qos, message.qos)):
+        if not len(self._retained):
+            return
+        for message, qos, manner in self._retained.matching(granted, self.shared.now):
+            if not session.deliver_retained(message, min(qos, message.qos), manner):
                 return
 
-    def unsubscribe(self, session: Session, filters: Sequence[bytes]) -> None:
-        """Take subscriptions away; what is owed already stays owed (section 3.10.4)."""
+    def unsubscribe(self, session: Session, filters: Sequence[bytes]) -> tuple[int, ...]:
+        """Take subscriptions away; what is owed already stays owed (section 3.10.4).  Return a code for each."""
+        codes = []
         for topic_filter in filters:
-            if session.subscriptions.pop(topic_filter, None) is not None:
-                self._tree.remove(topic_filter, session)
+            known = session.subscriptions.pop(topic_filter, None)
+            codes.append(NO_SUBSCRIPTION if known is None else 0)
+            if known is not None:
+                self._remove(session, topic_filter)
         self._remembered.save(session)
+        return tuple(codes)
+
+    def _remove(self, session: Session, topic_filter: bytes) -> None:
+        shared = _shared_filter(topic_filter)
+        if shared is None:
+            self._tree.remove(topic_filter, session)
+            return
+        group = self._groups[topic_filter]
+        group.members.pop(session, None)
+        if not group.members:
+            del self._groups[topic_filter]
+            self._tree.remove(shared, group)
 
     def _end(self, session: Session) -> None:
-        """Forget a session; what it was owed is released."""
+        """Forget a session; what it was owed is released, or given to others of its shared subscriptions."""
         for topic_filter in session.subscriptions:
-            self._tree.remove(topic_filter, session)
-        self._remembered.end(session)
+            self._remove(session, topic_filter)
         session.subscriptions.clear()
         self._offline.pop(session, None)
         self.sessions.pop(session.client_id, None)
-        session.end()
+        owed = session.end()
+        pushed_out: list[Publication] = []
+        for publication, qos, manner, _ in owed:
+            if manner is not None and isinstance(manner.group, SharedGroup) and qos == 1:
+                self._publish_shared(publication, manner.group, pushed_out, session)
+        session.let_go(owed)
+        for pushed in pushed_out:
+            pushed.release()
+        self._remembered.end(session)
+        will = self._wills.pop(session, None)
+        if will is not None:
+            will[1].publish_will()
 
     # ------------------------------------------------------------------ over a restart
 
-    def restore(self, stored: Iterable[StoredSession], now: float) -> set[str]:
-        """Make the persistent sessions of an earlier life again, their clients away; call it before any connection.
+    def restore(self, stored: StoredState, now: float) -> set[str]:
+        """Make the sessions of an earlier life again, their clients away; call it before any connection.
 
         Subscriptions their users may not have any more are left out.  Returns the clients that had subscriptions,
         persistent or not, and may come back; those with clean sessions are forgotten if they do not within a minute.
         """
         self.shared.now = now
+        self._restored = RestoredState.read(stored, self.journal, now)
+        for message in self._restored.retained:
+            self._retained.keep(message)
         expected = set()
-        for record in stored:
+        for record in stored.sessions:
             self._remembered.found(record, now)
             permissions = self._access.permissions_of(record.user)
-            if permissions is None:
+            ends = None if record.expires is None else record.expires - self.journal.epoch
+            if permissions is None or (ends is not None and ends <= now):
                 self._remembered.forget(record.client_id)
                 continue
-            expected.add(record.client_id)
-            if not record.persistent:
+            if record.subscriptions:
+                expected.add(record.client_id)
+            if not record.expiry:
                 continue
-            session = Session(record.client_id, record.user, True, self.shared)
+            session = Session(record.client_id, record.user, record.expiry, self.shared)
             self.sessions[record.client_id] = session
             self._offline[session] = None
-            for text, qos in record.subscriptions:
-                topic_filter = text.encode()
-                if permissions.may_subscribe(topic_filter):
-                    self.subscribe(session, topic_filter, qos)
+            if record.expiry != NEVER:
+                session.ends = now + record.expiry if ends is None else ends
+                self._absences.add(session, session.ends)
+                self._remembered.save(session)
+            for text, byte, identifier in record.subscriptions:
+                self.subscribe(session, text.encode(), read_options(byte, identifier), permissions)
+            self._restored.give(session)
+        self._restored.drop_the_rest(self.journal)
         return expected

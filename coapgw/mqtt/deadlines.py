@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import attrs
+
+EMPTY_LIMIT: Final = 1000  # seconds far away that everybody has left again
 
 Item = TypeVar("Item")
 
@@ -17,6 +19,7 @@ class Deadlines(Generic[Item]):
 
     _seconds: list[int] = attrs.Factory(list)  # a heap of the keys of _items
     _items: dict[int, set[Item]] = attrs.Factory(dict)
+    _empty: int = 0  # at most so many seconds have no item any more
 
     def add(self, item: Item, deadline: float) -> int:
         """Remember *item*; return the second to discard it by."""
@@ -31,8 +34,16 @@ class Deadlines(Generic[Item]):
     def discard(self, item: Item, second: int) -> None:
         """Forget *item*, which was added for *second*; no harm if it is gone."""
         items = self._items.get(second)
-        if items is not None:
-            items.discard(item)
+        if items is None:
+            return
+        items.discard(item)
+        if not items:
+            self._empty += 1
+            if self._empty > EMPTY_LIMIT and self._empty * 2 > len(self._seconds):
+                self._items = {second: items for second, items in self._items.items() if items}
+                self._seconds = list(self._items)
+                heapq.heapify(self._seconds)
+                self._empty = 0
 
     def next(self) -> int | None:
         """Return the first second at which somebody is due."""

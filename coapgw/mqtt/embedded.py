@@ -24,7 +24,7 @@ from zope.interface import implementer
 from coapgw.interfaces import IBrokerLink, IDelivery
 from coapgw.model import Spooled
 from coapgw.mqtt.broker import Broker
-from coapgw.mqtt.session import Publication
+from coapgw.mqtt.publication import Publication
 
 HOLD_SECONDS: Final = 10.0
 STALLED_SECONDS: Final = 10.0
@@ -95,7 +95,7 @@ class EmbeddedLink:
         """Publish a message; the broker of this process always takes it."""
         place = message.place
         self._owed[place] = None
-        self._broker.publish(Publication(message.topic, message.payload, QOS, settled=self._settle, place=place))
+        self._broker.publish(Publication(message.topic, message.payload, QOS, False, self._settle, place, message))
         self._accepted(place)
 
     def _settle(self, place: Any) -> None:

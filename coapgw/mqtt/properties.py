@@ -144,6 +144,14 @@ def encode_properties(properties: Properties) -> bytes:
     """Write *properties*, their length before them.  Raises ValueError if a text is too long."""
     if properties is NO_PROPERTIES:
         return NO_PROPERTIES_ENCODED
+    block = encode_block(properties)
+    return encoded_length(len(block)) + block
+
+
+def encode_block(properties: Properties) -> bytes:
+    """Write *properties* without their length.  Raises ValueError if a text is too long."""
+    if properties is NO_PROPERTIES:
+        return b""
     parts: list[bytes] = []
     for identifier, rule in _RULES.items():
         value = properties[_PLACES[identifier]]
@@ -152,8 +160,7 @@ def encode_properties(properties: Properties) -> bytes:
             parts += [bytes((identifier,)) + write(one) for one in value]  # type: ignore[union-attr]  # these are tuples
         elif value is not None:
             parts.append(bytes((identifier,)) + write(value))
-    block = b"".join(parts)
-    return encoded_length(len(block)) + block
+    return b"".join(parts)
 
 
 _WRITERS: Final[dict[_Kind, Callable[[Any], bytes]]] = {
@@ -284,6 +291,7 @@ __all__ = [
     "NO_PROPERTIES_ENCODED",
     "Properties",
     "decode_properties",
+    "encode_block",
     "encode_properties",
     "read_length",
 ]

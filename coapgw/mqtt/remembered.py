@@ -10,7 +10,8 @@ from typing import Final
 
 import attrs
 
-from coapgw.interfaces import ISessionStore, StoredSession
+from coapgw.interfaces import StoredSession
+from coapgw.mqtt.journal import Journal
 from coapgw.mqtt.session import Session
 
 ASSIGNED_ID: Final = "auto-"  # begins the client ids that the broker makes up (MQTT 3.1.1 section 3.1.3.1)
@@ -21,7 +22,7 @@ ABSENT_SECONDS: Final = 60.0  # a clean session that ended with the process is r
 class RememberedClients:
     """Writes to the session store, if there is one, once a turn; remembers who is absent."""
 
-    _store: ISessionStore | None
+    _journal: Journal
     _unsaved: dict[Session, None] = attrs.Factory(dict)
     _stored: set[str] = attrs.Factory(set)  # client ids that the store knows
     _absent: set[str] = attrs.Factory(set)
@@ -29,12 +30,17 @@ class RememberedClients:
     _nameless: dict[tuple[str | None, frozenset[bytes]], list[str]] = attrs.Factory(dict)  # absent, with assigned ids
     _returned: set[str] = attrs.Factory(set)  # assigned ids whose clients are back under another one
 
+    def __attrs_post_init__(self) -> None:
+        """Add to what the journal hands over."""
+        self._journal.gather = self._gather
+
     # ------------------------------------------------------------------ what is stored
 
     def save(self, session: Session) -> None:
         """Have a session stored at the end of the turn, once however often it changes in between."""
-        if self._store is not None:
+        if self._journal.store is not None:
             self._unsaved[session] = None
+            self._journal.wake()
 
     def end(self, session: Session) -> None:
         """Forget a session that ended."""
@@ -44,39 +50,39 @@ class RememberedClients:
     def forget(self, client_id: str) -> None:
         """Forget a client, and do not expect it."""
         self._absent.discard(client_id)
-        if self._store is not None and client_id in self._stored:
+        if client_id in self._stored:
             self._stored.discard(client_id)
-            self._store.forget(client_id)
+            self._journal.forget(client_id)
 
-    def hand_over(self) -> None:
-        """Give the store what has changed."""
-        if not self._unsaved or self._store is None:
+    def _gather(self) -> None:
+        """Give the journal what has changed."""
+        if self._unsaved:
+            unsaved, self._unsaved = self._unsaved, {}
+            for session in unsaved:
+                self._hand_over(session)
+
+    def _hand_over(self, session: Session) -> None:
+        subscriptions = tuple(
+            (one.decode(), options.byte, options.identifier) for one, options in session.subscriptions.items()
+        )
+        if not subscriptions and not session.persistent:
+            self.forget(session.client_id)
             return
-        unsaved, self._unsaved = self._unsaved, {}
-        for session in unsaved:
-            subscriptions = tuple((one.decode(), qos) for one, qos in session.subscriptions.items())
-            if subscriptions:
-                self._stored.add(session.client_id)
-                self._store.save(StoredSession(session.client_id, session.user, session.persistent, subscriptions))
-            else:
-                self.forget(session.client_id)
-
-    def stop(self) -> None:
-        """Write what has changed, and then nothing more."""
-        self.hand_over()
-        self._store = None
+        self._stored.add(session.client_id)
+        ends = self._journal.wall(session.ends)
+        self._journal.save(StoredSession(session.client_id, session.user, session.expiry, subscriptions, ends))
 
     # ------------------------------------------------------------------ who is absent
 
     def found(self, record: StoredSession, now: float) -> None:
         """Take note of a record of an earlier life; the client of a clean session is expected for a while."""
         self._stored.add(record.client_id)
-        if record.persistent:
+        if record.expiry or not record.subscriptions:
             return
         self._absent_until = now + ABSENT_SECONDS
         self._absent.add(record.client_id)
         if record.client_id.startswith(ASSIGNED_ID):
-            filters = frozenset(text.encode() for text, _ in record.subscriptions)
+            filters = frozenset(text.encode() for text, _, _ in record.subscriptions)
             self._nameless.setdefault((record.user, filters), []).append(record.client_id)
 
     def connected(self, client_id: str) -> None:

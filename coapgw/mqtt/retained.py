@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from coapgw.mqtt.session import Publication
-from coapgw.mqtt.topics import SubscriptionTree
+from coapgw.mqtt.publication import Publication
+from coapgw.mqtt.subscriptions import Manner, Options, SubscriptionTree
 
 
 @attrs.define(eq=False)
@@ -16,7 +16,7 @@ class RetainedMessages:
 
     Args:
         max_messages: topics that may have one.
-        max_bytes: topics and payloads together.
+        max_bytes: topics, payloads and properties together.
         scans: how often all of them were looked at, for a filter with a wildcard.
     """
 
@@ -30,39 +30,56 @@ class RetainedMessages:
         """Return how many topics have a retained message."""
         return len(self._messages)
 
-    def keep(self, topic: bytes, payload: bytes, qos: int) -> bool:
-        """Replace the retained message of *topic*, or remove it if *payload* is empty; return False if it is full.
+    def keep(self, message: Publication) -> Publication | None:
+        """Replace the retained message of its topic by *message*; return the copy for new subscribers.
 
-        What was retained before is then gone all the same: it is not the last message any more.
+        What was retained before is gone, even if there is no room for the new one: it is not the last message any more.
         """
-        old = self._messages.pop(topic, None)
-        if old is not None:
-            self._bytes -= len(topic) + len(old.payload)
-        if not payload:
-            return True
-        size = len(topic) + len(payload)
+        topic = message.topic
+        self.remove(topic)
+        size = _size(message)
         if len(self._messages) >= self.max_messages or self._bytes + size > self.max_bytes:
-            return False
-        self._messages[topic] = Publication(topic, payload, qos, retained=True)
+            return None
+        copy = Publication(topic, message.payload, message.qos)
+        copy.retained = True
+        copy.properties, copy.expires, copy.stored_block = message.properties, message.expires, message.stored_block
+        self._messages[topic] = copy
         self._bytes += size
+        return copy
+
+    def remove(self, topic: bytes) -> bool:
+        """Forget the retained message of *topic*; return whether there was one."""
+        old = self._messages.pop(topic, None)
+        if old is None:
+            return False
+        self._bytes -= _size(old)
         return True
 
-    def matching(self, filters: Mapping[bytes, int]) -> Iterator[tuple[Publication, int]]:
+    def matching(
+        self, filters: Mapping[bytes, Options], now: float
+    ) -> Iterator[tuple[Publication, int, Manner | None]]:
         """Yield the retained messages for new subscriptions, each once, with the highest QoS of the filters it matches.
 
         However many filters there are, every message is looked at once: a client may ask again and again.
         """
-        wildcards = SubscriptionTree[None]()
-        for topic_filter, qos in filters.items():
-            if b"+" in topic_filter or b"#" in topic_filter:
-                wildcards.add(topic_filter, None, qos)
-        if wildcards.is_empty():
-            found = ((self._messages[topic], qos) for topic, qos in filters.items() if topic in self._messages)
-            yield from found
-            return
-        self.scans += 1
-        for topic, message in self._messages.items():
-            qos = max((qos for _, qos in wildcards.match(topic)), default=-1)
-            qos = max(qos, filters.get(topic, -1))
-            if qos >= 0:
-                yield message, qos
+        wanted = SubscriptionTree[None]()
+        is_wild = False
+        for topic_filter, options in filters.items():
+            is_wild = is_wild or b"+" in topic_filter or b"#" in topic_filter
+            wanted.add(topic_filter, None, options)
+        if is_wild:
+            self.scans += 1
+            candidates = list(self._messages)
+        else:
+            candidates = [topic for topic in filters if topic in self._messages]
+        for topic in candidates:
+            for _, qos, special in wanted.find(topic):
+                message = self._messages[topic]
+                if message.expires is None or message.expires > now:
+                    yield message, qos, None if special is None else special.manner
+                else:
+                    self.remove(topic)
+
+
+def _size(message: Publication) -> int:
+    return len(message.topic) + len(message.payload) + len(message.block())

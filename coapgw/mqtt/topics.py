@@ -1,4 +1,4 @@
-"""Topic names and filters, and who has subscribed to what (MQTT 3.1.1 section 4.7).
+"""Topic names and filters (MQTT 3.1.1 section 4.7).
 
 Topics stay bytes here: UTF-8, as they were on the wire.
 """
@@ -7,15 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Generic, TypeVar
-
-import attrs
 
 LEVEL_LIMIT = 200  # levels of a filter; mosquitto's limit: one filter of 65,535 slashes would cost 15 MB of tree
-CACHE_ENTRIES = 200_000  # remembered (topic, subscriber) pairs, about 20 MB
-CACHED_TOPIC_BYTES = 512  # a topic of the gateway has at most 20 + 1 + 253 bytes and the prefix
-
-Subscriber = TypeVar("Subscriber")
 
 
 def is_valid_text(text: bytes) -> bool:
@@ -81,104 +74,3 @@ def covers(allowed: bytes, asked: bytes) -> bool:
 def covered_by_any(allowed: Iterable[bytes], asked: bytes) -> bool:
     """Return whether one of the *allowed* filters covers *asked*."""
     return any(covers(one, asked) for one in allowed)
-
-
-@attrs.define(eq=False)
-class _Node(Generic[Subscriber]):
-    """One level of the tree: what may follow, and who asked for exactly this."""
-
-    children: dict[bytes, _Node[Subscriber]] = attrs.Factory(dict)
-    subscribers: dict[Subscriber, int] = attrs.Factory(dict)
-
-
-@attrs.define(eq=False)
-class SubscriptionTree(Generic[Subscriber]):
-    """Filters and their subscribers, with the answers for recent topics remembered.
-
-    The memory is bounded by ``CACHE_ENTRIES`` and forgotten at every change.
-    """
-
-    _root: _Node[Subscriber] = attrs.Factory(_Node)
-    _cache: dict[bytes, tuple[tuple[Subscriber, int], ...]] = attrs.Factory(dict)
-    _cached: int = 0
-
-    def add(self, topic_filter: bytes, subscriber: Subscriber, qos: int) -> None:
-        """Subscribe, or change the QoS of a subscription."""
-        node = self._root
-        for level in topic_filter.split(b"/"):
-            child = node.children.get(level)
-            if child is None:
-                child = node.children[level] = _Node()
-            node = child
-        node.subscribers[subscriber] = qos
-        self._forget_answers()
-
-    def remove(self, topic_filter: bytes, subscriber: Subscriber) -> None:
-        """Take a subscription out; no harm if it was not there."""
-        path = []
-        node = self._root
-        for level in topic_filter.split(b"/"):
-            child = node.children.get(level)
-            if child is None:
-                return
-            path.append((node, level))
-            node = child
-        node.subscribers.pop(subscriber, None)
-        for parent, level in reversed(path):
-            child = parent.children[level]
-            if child.children or child.subscribers:
-                break
-            del parent.children[level]
-        self._forget_answers()
-
-    def is_empty(self) -> bool:
-        """Return whether nobody subscribed to anything."""
-        return not self._root.children
-
-    def match(self, topic: bytes) -> tuple[tuple[Subscriber, int], ...]:
-        """Return every subscriber of *topic* once, with the highest QoS of its matching filters (section 3.3.5)."""
-        found = self._cache.get(topic)
-        if found is None:
-            found = tuple(self._walk(topic).items())
-            if len(topic) <= CACHED_TOPIC_BYTES:
-                self._cached += 1 + len(found)
-                if self._cached > CACHE_ENTRIES:
-                    self._forget_answers()
-                    self._cached = 1 + len(found)
-                self._cache[topic] = found
-        return found
-
-    def _forget_answers(self) -> None:
-        self._cache.clear()
-        self._cached = 0
-
-    def _walk(self, topic: bytes) -> dict[Subscriber, int]:
-        best: dict[Subscriber, int] = {}
-
-        def add(node: _Node[Subscriber]) -> None:
-            for subscriber, qos in node.subscribers.items():
-                if qos > best.get(subscriber, -1):
-                    best[subscriber] = qos
-
-        nodes = [self._root]
-        wild = topic[:1] != b"$"  # section 4.7.2
-        for level in topic.split(b"/"):
-            following = []
-            for node in nodes:
-                children = node.children
-                if wild:
-                    if (rest := children.get(b"#")) is not None:
-                        add(rest)
-                    if (any_level := children.get(b"+")) is not None:
-                        following.append(any_level)
-                if (exact := children.get(level)) is not None:
-                    following.append(exact)
-            nodes = following
-            if not nodes:
-                return best
-            wild = True
-        for node in nodes:
-            add(node)
-            if (rest := node.children.get(b"#")) is not None:  # "sport/#" includes "sport"
-                add(rest)
-        return best

@@ -5,11 +5,10 @@ Files are read for every attempt, so that a certificate or password that was ren
 
 from __future__ import annotations
 
-import re
 import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import attrs
 from twisted.internet import ssl
@@ -29,20 +28,13 @@ from twisted.internet.error import (
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
-from coapgw.errors import CoapgwError
+from coapgw.net.pem_files import CredentialsUnusable, certificates, content, own_certificate
 
 TCP_PORT: Final = 1883
 TLS_PORT: Final = 8883
 CONNECT_SECONDS: Final = 20.0
 PASSWORD_LIMIT: Final = 65_535  # bytes; MQTT 3.1.1 section 3.1.3.5
-FILE_LIMIT: Final = 4 << 20  # bytes of a file of certificates; all public CAs are 0.2 MB
 SENTENCE_LIMIT: Final = 200  # characters of what others say
-_PEM: Final = 1  # OpenSSL's FILETYPE_PEM
-_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-
-
-class CredentialsUnusable(CoapgwError):
-    """A file of a password, key or certificates that cannot be used; says which, and never what is in it."""
 
 
 @attrs.frozen
@@ -89,7 +81,7 @@ class BrokerAddress:
         """Return the password, None for none.  Raises CredentialsUnusable."""
         if self.password_file is None:
             return None if self.inline_password is None else self.inline_password.encode()
-        lines = _content(self.password_file).splitlines()
+        lines = content(self.password_file).splitlines()
         if not lines or not lines[0] or len(lines[0]) > PASSWORD_LIMIT:
             raise CredentialsUnusable(f"the first line of {self.password_file} is no password")
         return lines[0]
@@ -110,36 +102,13 @@ class BrokerAddress:
         return wrapClientTLS(self._tls_options(), plain) if self.tls else plain
 
     def _tls_options(self) -> Any:
-        ours = self._own_certificate()
+        ours = {} if self.cert_file is None else own_certificate(self.cert_file, self.key_file)
         if not self.verify:
             return ssl.CertificateOptions(verify=False, **ours)
         trusted = ssl.platformTrust()
         if self.ca_file is not None:
-            trusted = ssl.trustRootFromCertificates(_certificates(self.ca_file))
+            trusted = ssl.trustRootFromCertificates(certificates(self.ca_file))
         return ssl.optionsForClientTLS(self.host, trusted, extraCertificateOptions=ours)
-
-    def _own_certificate(self) -> dict[str, Any]:
-        """Return our certificate, as arguments of CertificateOptions."""
-        if self.cert_file is None:
-            return {}
-        first, *rest = _certificates(self.cert_file)
-        key_file = self.key_file or self.cert_file
-        pem = _content(key_file)
-        if b"ENCRYPTED" in pem:
-            raise CredentialsUnusable(f"the key in {key_file} is encrypted: OpenSSL would ask for its passphrase")
-        try:
-            key = ssl.KeyPair.load(pem, _PEM)
-            if not ssl.PrivateCertificate.fromCertificateAndKeyPair(first, key):
-                raise CredentialsUnusable(f"{key_file} is not the key of {self.cert_file}")
-        except CredentialsUnusable:
-            raise
-        except Exception:  # noqa: BLE001 - whatever OpenSSL and cryptography raise
-            raise CredentialsUnusable(f"{key_file} holds no key in PEM form, or not that of {self.cert_file}") from None
-        return {
-            "privateKey": key.original,
-            "certificate": first.original,
-            "extraCertChain": [one.original for one in rest],
-        }
 
     def sentence(self, failure: Failure) -> str:
         """Return why there is no connection, or none any more, for an operator: one line, no secrets."""
@@ -173,30 +142,6 @@ def _tls_sentence(args: tuple[object, ...]) -> str:
 
 def _line(said: str) -> str:
     return " ".join(said.split())[:SENTENCE_LIMIT]
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(FILE_LIMIT + 1)
-    except OSError as refused:
-        raise CredentialsUnusable(f"{path} cannot be read: {refused.strerror}") from None
-    if len(content) > FILE_LIMIT:
-        raise CredentialsUnusable(f"{path} is larger than {FILE_LIMIT >> 20} MiB")
-    return content
-
-
-def _certificates(path: Path) -> list[ssl.Certificate]:
-    def wrong() -> NoReturn:
-        raise CredentialsUnusable(f"{path} holds no certificates in PEM form")
-
-    found = _CERTIFICATE.findall(_content(path))
-    try:
-        return [ssl.Certificate.loadPEM(one) for one in found] or wrong()
-    except CredentialsUnusable:
-        raise
-    except Exception:  # noqa: BLE001 - whatever OpenSSL and cryptography raise
-        wrong()
 
 
 def user_of(url: str) -> str | None:

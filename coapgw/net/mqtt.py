@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -126,6 +126,8 @@ class MqttServerProtocol(Protocol):
     _connection: Connection | None = None
     _closing = False
     _closed = False
+    _waits_for_disk = False
+    _is_tls = False
 
     def __init__(self, pump: BrokerPump, loopback: bool) -> None:
         """Made by MqttServerFactory."""
@@ -143,6 +145,7 @@ class MqttServerProtocol(Protocol):
         self._connection = connection
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
+        self._is_tls = ISSLTransport.providedBy(transport)
         transport.registerProducer(self, True)
         pump.opened(self, connection)
 
@@ -156,6 +159,11 @@ class MqttServerProtocol(Protocol):
         except Exception:  # noqa: BLE001 - the pump
             self._pump.failed("received data")
             self.abort()
+            return
+        if connection.is_congested and not self._waits_for_disk:
+            self._waits_for_disk = True
+            transport: Any = self.transport
+            transport.pauseProducing()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the machine."""
@@ -180,7 +188,25 @@ class MqttServerProtocol(Protocol):
         if connection.closing is Closing.ABORT:
             self.abort()
         elif connection.closing is Closing.FLUSH:
+            self.finish(connection)
+        elif self._waits_for_disk and not connection.is_congested:
+            self._waits_for_disk = False
+            transport.resumeProducing()
+
+    def finish(self, connection: Connection) -> None:
+        """Close when everything is written, so that a client of MQTT 5 that is still sending reads why.
+
+        A socket that is closed while bytes arrive resets the connection, and takes away what the client has not read.
+        """
+        if not connection.is_5 or self._closing or self._is_tls or not ITCPTransport.providedBy(self.transport):
             self.close()
+            return
+        transport: Any = self.transport
+        self._closing = True
+        transport.unregisterProducer()
+        transport.loseWriteConnection()
+        if self._waits_for_disk:
+            transport.resumeProducing()
 
     def close(self) -> None:
         """Close when everything is written.  The machine's deadline cuts a peer that does not read."""

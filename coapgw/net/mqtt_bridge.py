@@ -18,8 +18,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from coapgw.mqtt.bridge import BridgeLink
-from coapgw.net.broker_address import BrokerAddress, CredentialsUnusable
+from coapgw.net.broker_address import BrokerAddress
 from coapgw.net.mqtt_client import MqttClientProtocol
+from coapgw.net.pem_files import CredentialsUnusable
 
 FIRST_DELAY_SECONDS: Final = 0.5  # doubled with each attempt, and multiplied by 0.5 to 1 at random
 LONGEST_DELAY_SECONDS: Final = 60.0

@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import pytest
 
+from coapgw.mqtt.packets import Connect, Subscribe, encode
 from tests.integration.gateway_process import ROOT, TWISTD, Device, GatewayProcess, Subscriber, coapgw, until
 
 Starter: TypeAlias = Callable[[GatewayProcess], GatewayProcess]
@@ -159,17 +160,26 @@ def test_kill_9_under_load_loses_nothing_that_got_2_04(
 
 
 @pytest.mark.parametrize("gateway", [("spool.max_bytes=20000",)], indirect=True)
-def test_a_full_spool_is_5_03_and_an_absent_subscriber_does_not_keep_it_full(gateway: GatewayProcess) -> None:
+def test_an_absent_subscriber_does_not_fill_the_spool(gateway: GatewayProcess) -> None:
     Subscriber(gateway.mqtt, client_id="away", clean=False).close()
+    payloads = [b"%04d" % number * 250 for number in range(60)]
     with Device(ADDRESSES[0], gateway.coap) as device:
-        codes = [_code(device.post(b"%04d" % number * 250)) for number in range(30)]
-    assert set(codes) == {0x44, 0xA3}
-    until(lambda: _post(gateway, b"late" * 250) == 0x44)
-    accepted = [b"%04d" % number * 250 for number, code in enumerate(codes) if code == 0x44]
+        assert {_code(device.post(payload)) for payload in payloads} == {0x44}
     subscriber = Subscriber(gateway.mqtt, client_id="away", clean=False)
-    until(lambda: {(ICCIDS[0], payload) for payload in accepted} <= set(_values(subscriber)))
+    until(lambda: {(ICCIDS[0], payload) for payload in payloads} <= set(_values(subscriber)))
     subscriber.close()
-    assert "have not acknowledged" in gateway.log.read_text()
+
+
+@pytest.mark.parametrize("gateway", [("spool.max_bytes=20000",)], indirect=True)
+def test_a_full_spool_is_5_03_and_a_stuck_subscriber_does_not_keep_it_full(gateway: GatewayProcess) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.mqtt)) as stuck:
+        stuck.sendall(encode(Connect("stuck")) + encode(Subscribe(1, ((b"#", 1),))))
+        assert stuck.recv(100)
+        with Device(ADDRESSES[0], gateway.coap) as device:
+            codes = [_code(device.post(b"%04d" % number * 250)) for number in range(30)]
+        assert set(codes) == {0x44, 0xA3}
+        until(lambda: _post(gateway, b"late" * 250) == 0x44)
+        assert "have not acknowledged" in gateway.log.read_text()
 
 
 def test_on_a_full_disk_devices_get_5_03_and_nothing_that_got_2_04_is_lost(data: Path, started: Starter) -> None:

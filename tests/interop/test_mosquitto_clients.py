@@ -146,7 +146,53 @@ def test_an_oversized_message_ends_only_its_publisher(start_broker: BrokerStart,
     assert len(message) > 900
 
 
-def test_mqtt_5_is_refused_in_its_own_words(start_broker: BrokerStart) -> None:
-    refused = publish(start_broker().port, "-V", "5", "-t", "t", "-m", "x")
-    assert refused.returncode != 0
-    assert "protocol version" in refused.stderr.lower()
+FIVE = ("-V", "5")
+
+
+def test_mqtt_5_properties_come_through(start_broker: BrokerStart, subscribe: SubscriberStart) -> None:
+    port = start_broker().port
+    subscriber = subscribe(port, *FIVE, "-t", "t", "-q", "2", "-C", "1", "-F", "> %t %q %r %C %R %D %P %p").subscribed()
+    said = [("content-type", "text/plain"), ("response-topic", "answer"), ("correlation-data", "77")]
+    options = [word for name, value in said for word in ("-D", "publish", name, value)]
+    options += ["-D", "publish", "user-property", "key", "value", "-D", "publish", "payload-format-indicator", "1"]
+    assert publish(port, *FIVE, "-t", "t", "-q", "2", "-m", "x", *options).returncode == 0
+    assert subscriber.rest() == ["t 2 0 text/plain answer 77 key:value x"]
+
+
+def test_a_shared_subscription_shares(start_broker: BrokerStart, subscribe: SubscriberStart) -> None:
+    port = start_broker().port
+    members = [
+        subscribe(port, *FIVE, "-t", "$share/group/t", "-q", "1", "-C", "10", "-i", name).subscribed() for name in "ab"
+    ]
+    lines = "".join(f"{number}\n" for number in range(20))
+    assert publish(port, *FIVE, "-t", "t", "-q", "1", "-l", stdin=lines).returncode == 0
+    got = [line.split()[-1] for member in members for line in member.rest()]
+    assert sorted(got, key=int) == [str(number) for number in range(20)]
+
+
+def test_a_session_of_mqtt_5_ends_when_it_said(start_broker: BrokerStart, subscribe: SubscriberStart) -> None:
+    port = start_broker().port
+    kept = (*FIVE, "-t", "t", "-q", "1", "-i", "kept", "-c", "-x", "60")
+    subscribe(port, *kept, "-E").process.communicate(timeout=SECONDS)
+    assert publish(port, *FIVE, "-t", "t", "-q", "1", "-m", "waits").returncode == 0
+    assert subscribe(port, *kept, "-C", "1").rest() == ["t 1 0 waits"]
+    ended = (*FIVE, "-t", "t", "-q", "1", "-i", "ended", "-c", "-x", "0")
+    subscribe(port, *ended, "-E").process.communicate(timeout=SECONDS)
+    assert publish(port, *FIVE, "-t", "t", "-q", "1", "-m", "lost").returncode == 0
+    assert subscribe(port, *ended, "-W", "1").rest() == []
+
+
+def test_a_refusal_says_why(start_broker: BrokerStart) -> None:
+    user = {"name": "sensor", "password": "s", "publish": ["s/#"], "subscribe": []}
+    port = start_broker([user]).port
+    sensor = (*FIVE, "-u", "sensor", "-q", "1", "-m", "x")
+    refused = publish(port, *sensor, "-P", "wrong", "-t", "s/1")
+    assert "not authorised" in (refused.stderr + refused.stdout).lower() or refused.returncode != 0
+    forbidden = publish(port, *sensor, "-P", "s", "-t", "forbidden")
+    assert "not authorized" in (forbidden.stderr + forbidden.stdout).lower()
+
+
+def test_the_broker_says_how_it_is(start_broker: BrokerStart, subscribe: SubscriberStart) -> None:
+    port = start_broker().port
+    (line,) = subscribe(port, "-t", "$SYS/broker/version", "-C", "1").rest()
+    assert line.startswith("$SYS/broker/version 0 0 coapgw version ")

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from tests.interop.conftest import BrokerStart
 
@@ -103,3 +106,43 @@ def test_a_subscription_that_is_not_allowed_is_told(start_broker: BrokerStart, c
     client = connect(port, "c", password="p")
     assert client.subscribe("mine/+", 1) == [1]
     assert client.subscribe("#", 1) == [0x80]
+
+
+def test_mqtt_5_in_both_directions(start_broker: BrokerStart) -> None:
+    port = start_broker().port
+    received: queue.Queue[MQTTMessage] = queue.Queue()
+    connects: queue.Queue[Any] = queue.Queue()
+    published: queue.Queue[int] = queue.Queue()
+    subscribed: queue.Queue[Any] = queue.Queue()
+    client = Client(CallbackAPIVersion.VERSION2, "", protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=False)
+    client.on_connect = lambda _c, _d, _flags, _reason, properties: connects.put(properties)
+    client.on_message = lambda _c, _d, message: received.put(message)
+    client.on_publish = lambda _c, _d, _mid, reason, _properties: published.put(reason.value)
+    client.on_subscribe = lambda _c, _d, _mid, codes, _properties: subscribed.put([code.value for code in codes])
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    answer = connects.get(timeout=SECONDS)
+    assert answer.AssignedClientIdentifier.startswith("auto-")
+    assert answer.ReceiveMaximum == 1000
+    identified = Properties(PacketTypes.SUBSCRIBE)
+    identified.SubscriptionIdentifier = 7
+    client.subscribe([("a/#", SubscribeOptions(2, noLocal=False, retainAsPublished=True))], properties=identified)
+    assert subscribed.get(timeout=SECONDS) == [2]
+    said = Properties(PacketTypes.PUBLISH)
+    said.TopicAlias, said.MessageExpiryInterval, said.UserProperty = 3, 60, ("key", "value")
+    for qos in (0, 1, 2):
+        client.publish("a/b", b"%d" % qos, qos, retain=True, properties=said)
+    got = [received.get(timeout=SECONDS) for _ in range(3)]
+    assert [(message.topic, message.payload, message.qos, message.retain) for message in got] == [
+        ("a/b", b"%d" % qos, qos, True) for qos in (0, 1, 2)
+    ]
+    for message in got:
+        beside: Any = message.properties
+        assert beside.SubscriptionIdentifier == [7]
+        assert beside.UserProperty == [("key", "value")]
+        assert beside.MessageExpiryInterval in (59, 60)
+    assert [published.get(timeout=SECONDS) for _ in range(3)] == [0, 0, 0]
+    client.publish("nobody/wants", b"", 1)
+    assert published.get(timeout=SECONDS) == 0x10
+    client.disconnect()
+    client.loop_stop()

@@ -8,6 +8,8 @@ from coapgw.mqtt.broker import Broker
 from coapgw.mqtt.client import MqttClient
 from coapgw.mqtt.connection import Closing, Connection
 from coapgw.mqtt.packets import (
+    LEVEL_3_1_1,
+    LEVEL_5,
     ConnAck,
     Connect,
     Packet,
@@ -15,27 +17,33 @@ from coapgw.mqtt.packets import (
     Publish,
     SubAck,
     Subscribe,
+    Will,
     encode,
 )
 from coapgw.mqtt.parser import Parser
+from coapgw.mqtt.properties import NO_PROPERTIES, Properties
+from coapgw.mqtt.version_5 import encode_5
 
 
 class Peer:
     """A client without a mind of its own: ``send`` packets, ``receive`` what the broker has to say."""
 
-    def __init__(self, broker: Broker, *, now: float = 0.0, loopback: bool = True) -> None:
+    def __init__(self, broker: Broker, *, now: float = 0.0, loopback: bool = True, level: int = LEVEL_3_1_1) -> None:
         connection = broker.open_connection("127.0.0.1:4711", loopback, now)
         assert connection is not None
+        self.broker = broker
         self.connection: Connection = connection
         self.now = now
-        self._parser = Parser(1 << 28)
+        self._parser = Parser(1 << 28, level=level)
+        self._encode = encode_5 if level == LEVEL_5 else encode
 
     def send(self, *packets: Packet) -> Peer:
-        self.connection.receive_data(b"".join(encode(packet) for packet in packets), self.now)
+        self.connection.receive_data(b"".join(self._encode(packet) for packet in packets), self.now)
         return self
 
     def receive(self) -> list[Packet]:
         """Return everything the broker sends, in as many turns as it wants."""
+        self.broker.journal.hand_over()
         packets: list[Packet] = []
         while data := self.connection.data_to_send():
             packets += self._parser.packets(data)
@@ -70,10 +78,32 @@ def connected(
     peer.send(Connect(client_id, clean, keepalive, None, user, password))
     if filters:
         peer.send(Subscribe(1, filters))
+    broker.journal.hand_over()
     answers = peer.connection.data_to_send()
     assert answers[:4] in (encode(ConnAck(False, 0)), encode(ConnAck(True, 0)))
     if filters:
         assert answers[4:].startswith(encode(SubAck(1, tuple(qos for _, qos in filters))))
+    return peer
+
+
+def connected_5(
+    broker: Broker,
+    client_id: str = "client",
+    *filters: tuple[bytes, int],
+    clean: bool = True,
+    now: float = 0.0,
+    said: Properties = NO_PROPERTIES,
+    will: Will | None = None,
+) -> Peer:
+    """Return a client of MQTT 5 that is connected and has subscribed, and has read the answers to that."""
+    peer = Peer(broker, now=now, level=LEVEL_5)
+    peer.send(Connect(client_id, clean, 0, will, level=LEVEL_5, properties=said))
+    answer = peer.receive()[0]
+    assert isinstance(answer, ConnAck)
+    assert answer.code == 0
+    if filters:
+        peer.send(Subscribe(1, filters))
+        assert peer.receive()[0] == SubAck(1, tuple(options & 3 for _, options in filters))
     return peer
 
 

@@ -17,7 +17,7 @@ from coapgw.model import Spooled
 from coapgw.mqtt.bridge import BridgeLink, BridgeSettings, BridgeVersion
 from coapgw.mqtt.packets import ConnAck, Packet, PubAck, Publish, encode
 from coapgw.mqtt.parser import Parser
-from coapgw.net.broker_address import BrokerAddress, CredentialsUnusable, user_of
+from coapgw.net.broker_address import BrokerAddress, user_of
 from coapgw.net.mqtt_bridge import (
     CHANGE_SECONDS,
     FIRST_DELAY_SECONDS,
@@ -29,6 +29,7 @@ from coapgw.net.mqtt_bridge import (
     Bridge,
     BridgeProtocol,
 )
+from coapgw.net.pem_files import CredentialsUnusable
 from tests.unit.test_bridge import Feed
 
 ADDRESS = BrokerAddress.at("mqtt://u:secret@127.0.0.1:4711")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from coapgw.interfaces import IBrokerLink, IDelivery, StoredSession
+from coapgw.interfaces import IBrokerLink, IDelivery, StoredSession, StoredState
 from coapgw.model import Spooled
 from coapgw.mqtt.access import AccessList
 from coapgw.mqtt.broker import Broker, BrokerLimits
@@ -75,7 +75,7 @@ def test_a_message_is_settled_when_its_subscriber_has_acknowledged_it() -> None:
 
 def test_after_a_start_it_waits_for_the_clients_that_were_there() -> None:
     rig = Rig()
-    rig.link.hold(rig.broker.restore([StoredSession("client", None, False, (("#", 1),))], rig.now), rig.now)
+    rig.link.hold(rig.broker.restore(StoredState([StoredSession("client", None, 0, (("#", 1, 0),))]), rig.now), rig.now)
     assert not rig.link.ready()
     rig.subscriber("somebody else")
     assert not rig.link.ready()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from coapgw.errors import TopicRefused
@@ -17,7 +16,6 @@ from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.connection import FLUSH_SECONDS, REPLIES_BYTES, Closing, Connection
 from coapgw.mqtt.outbox import FULL_BYTES
 from coapgw.mqtt.packets import (
-    CONNACK_5_UNSUPPORTED_VERSION,
     ConnAck,
     Connect,
     Disconnect,
@@ -37,10 +35,12 @@ from coapgw.mqtt.packets import (
     encode,
     encode_publish,
 )
+from coapgw.mqtt.publication import Publication
 from coapgw.mqtt.remembered import ABSENT_SECONDS
-from coapgw.mqtt.session import RECEIVED_LIMIT, Publication
+from coapgw.mqtt.session import NEVER, RECEIVED_LIMIT
 from tests.unit.mqtt_peers import Peer, Wire, connected
 from tests.unit.mqtt_wire_cases import BAD, GOOD, Bad, Good
+from tests.unit.session_store import RememberedSessions
 
 ALL = ((b"#", 1),)
 FROM_CLIENT = {"Connect", "Publish", "PubAck", "PubRec", "PubRel", "PubComp", "Subscribe", "Unsubscribe", "PingReq"}
@@ -135,14 +135,13 @@ def test_bad_bytes_end_the_connection_and_disturb_nobody(broker: Broker, case: B
 
 def test_other_versions_are_told_so_and_closed(broker: Broker) -> None:
     for packet, answer in [
-        (UnsupportedConnect(b"MQTT", 5), CONNACK_5_UNSUPPORTED_VERSION),
         (UnsupportedConnect(b"MQIsdp", 3), encode(ConnAck(False, 1))),
         (UnsupportedConnect(b"MQTT", 6), encode(ConnAck(False, 1))),
     ]:
         peer = Peer(broker).send(packet)
         assert peer.connection.data_to_send() == answer
         assert peer.connection.closing is Closing.FLUSH
-    assert broker.counters.refused_connections == 3
+    assert broker.counters.refused_connections == 2
 
 
 def test_an_empty_client_id_gets_one_only_with_a_clean_session(broker: Broker) -> None:
@@ -571,23 +570,6 @@ def test_subscriptions_of_a_client_are_bounded() -> None:
     assert peer.receive()[1:] == [SubAck(4, (0x80, 0))]
 
 
-@implementer(ISessionStore)
-class RememberedSessions:
-    """A session store in memory."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, StoredSession] = {}
-
-    def load(self) -> Sequence[StoredSession]:
-        return list(self.records.values())
-
-    def save(self, session: StoredSession) -> None:
-        self.records[session.client_id] = session
-
-    def forget(self, client_id: str) -> None:
-        del self.records[client_id]
-
-
 def test_sessions_are_stored_and_restored() -> None:
     store = RememberedSessions()
     assert verifyObject(ISessionStore, store)
@@ -599,18 +581,18 @@ def test_sessions_are_stored_and_restored() -> None:
     left = connected(broker, "left", (b"x", 1))
     left.send(Disconnect())
     unsubscribed = connected(broker, "u", (b"x", 1), clean=False)
-    assert "u" not in store.records
-    broker.take_writable()
-    assert "u" in store.records
+    assert store.sessions["u"].subscriptions == (("x", 1, 0),)
     unsubscribed.send(Unsubscribe(2, (b"x",)))
     broker.take_writable()
-    assert store.records == {
-        "p": StoredSession("p", "u", True, (("a/1", 1), ("a/2", 0))),
-        "c": StoredSession("c", None, False, (("x", 1),)),
+    assert store.sessions == {
+        "p": StoredSession("p", "u", NEVER, (("a/1", 1, 0), ("a/2", 0, 0))),
+        "c": StoredSession("c", None, 0, (("x", 1, 0),)),
+        "quiet": StoredSession("quiet", None, NEVER, ()),
+        "u": StoredSession("u", None, NEVER, ()),
     }
     broker.stop()
     clean.lose()
-    assert "c" in store.records
+    assert "c" in store.sessions
 
     fewer = AccessList([BrokerUser("u", "p", subscribe=["a/1"])])
     again = Broker(fewer, store=store)
@@ -630,31 +612,34 @@ def test_sessions_are_stored_and_restored() -> None:
 def test_a_client_without_an_id_is_recognised_by_what_it_asks_for() -> None:
     store = RememberedSessions()
     for name in ("auto-1", "auto-2"):
-        store.save(StoredSession(name, None, False, (("x", 1), ("y", 0))))
+        store.add(StoredSession(name, None, 0, (("x", 1, 0), ("y", 0, 0))))
     broker = Broker(AccessList(), store=store)
     expected = broker.restore(store.load(), 0.0)
     Peer(broker).send(Connect(""), Subscribe(1, ((b"x", 1),)))
     Peer(broker).send(Connect("own"), Subscribe(1, ((b"x", 1), (b"y", 1))))
-    assert set(store.records) == expected
+    assert set(store.sessions) == expected
     Peer(broker).send(Connect(""), Subscribe(1, ((b"x", 1),)), Subscribe(2, ((b"y", 1),)))
     assert not broker.has_subscribers(expected)
     Peer(broker).send(Connect(""), Subscribe(1, ((b"x", 1), (b"y", 1))))
     assert broker.has_subscribers(expected)
-    assert store.records == {}
+    broker.take_writable()
+    assert expected.isdisjoint(store.sessions)
 
 
 def test_clean_sessions_that_do_not_come_back_are_forgotten_after_a_while() -> None:
     store = RememberedSessions()
-    store.save(StoredSession("c", None, False, (("x", 1),)))
-    store.save(StoredSession("nobody", "removed", True, (("x", 1),)))
-    store.save(StoredSession("no more", "removed", False, (("x", 1),)))
+    store.add(StoredSession("c", None, 0, (("x", 1, 0),)))
+    store.add(StoredSession("nobody", "removed", NEVER, (("x", 1, 0),)))
+    store.add(StoredSession("no more", "removed", 0, (("x", 1, 0),)))
     broker = Broker(AccessList(), store=store)
     assert broker.restore(store.load(), 5.0) == {"c"}
-    assert list(store.records) == ["c"]
+    broker.take_writable()
+    assert list(store.sessions) == ["c"]
     assert not broker.has_subscribers({"c"})
     assert broker.next_timer() == 5.0 + ABSENT_SECONDS
     broker.handle_timer(5.0 + ABSENT_SECONDS)
-    assert store.records == {}
+    broker.take_writable()
+    assert store.sessions == {}
     assert broker.next_timer() is None
 
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer
 
 from coapgw.mqtt.access import AccessList
 from coapgw.mqtt.broker import Broker, BrokerLimits
-from coapgw.mqtt.packets import ConnAck, Connect, PingResp, Publish, SubAck, Subscribe, encode
-from coapgw.mqtt.session import Publication
+from coapgw.mqtt.connection import FLUSH_SECONDS, HELD_LIMIT
+from coapgw.mqtt.packets import ConnAck, Connect, Disconnect, PingResp, Publish, SubAck, Subscribe, encode
+from coapgw.mqtt.publication import Publication
+from coapgw.mqtt.version_5 import encode_5
 from coapgw.net.mqtt import STOP_SECONDS, BrokerPump, MqttServerFactory, MqttServerProtocol
 from coapgw.net.mqtt_client import MqttClientProtocol
+from tests.unit.session_store import RememberedSessions
 
 
 class Listener:
     """A pump on a clock of its own."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, store: RememberedSessions | None = None, **limits: int) -> None:
         self.clock = Clock()
-        self.broker = Broker(AccessList(), BrokerLimits(**limits))
+        self.broker = Broker(AccessList(), BrokerLimits(**limits), store=store)
         self.pump = BrokerPump(self.broker, self.clock, self.clock.seconds)
         self.factory = MqttServerFactory(self.pump, loopback=True)
 
@@ -123,6 +127,40 @@ def test_an_error_of_ours_is_counted_and_costs_one_connection(listener: Listener
     assert transport.disconnected
     assert listener.broker.counters.pump_errors == 1
     assert [event["log_failure"].type for event in events if "log_failure" in event] == [RuntimeError]
+
+
+def test_a_client_that_is_ahead_of_the_disk_is_not_read_from() -> None:
+    store = RememberedSessions(is_slow=True)
+    listener = Listener(store=store)
+    listener.accept(encode(Connect("away", False)), ALL)[0].connectionLost()
+    protocol, transport = listener.accept(encode(Connect("p", keepalive=2)))
+    store.commit()
+    transport.clear()
+    for packet_id in range(1, HELD_LIMIT + 2):
+        protocol.dataReceived(encode(Publish(b"t", b"", 1, packet_id=packet_id)))
+    assert transport.producerState == "paused"
+    listener.clock.advance(5.0)
+    assert not transport.disconnected
+    while store.waiting:
+        store.commit()
+        listener.clock.advance(0)
+    assert transport.producerState == "producing"
+    assert len(transport.value()) == 4 * (HELD_LIMIT + 1)
+
+
+def test_a_client_of_mqtt_5_can_read_why_it_is_disconnected(listener: Listener) -> None:
+    protocol, transport = listener.accept(encode_5(Connect("c", level=5)))
+    transport.clear()
+    half_closed: list[bool] = []
+    directlyProvides(transport, ITCPTransport)
+    transport.loseWriteConnection = lambda: half_closed.append(True)  # type: ignore[attr-defined]  # a TCP transport's
+    protocol.dataReceived(b"\xff\0")
+    listener.clock.advance(0)
+    assert transport.value() == encode_5(Disconnect(0x81))
+    assert half_closed == [True]
+    assert not transport.disconnecting
+    listener.clock.advance(FLUSH_SECONDS + 1)
+    assert transport.disconnected
 
 
 def test_stop_closes_everything(listener: Listener) -> None:

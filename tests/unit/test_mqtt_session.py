@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from coapgw.metrics import BrokerCounters
 from coapgw.mqtt import session as module
-from coapgw.mqtt.outbox import FULL_BYTES, Outbox
+from coapgw.mqtt.outbox import FULL_BYTES, WINDOW, Outbox
 from coapgw.mqtt.packets import Packet, Publish, PubRel
 from coapgw.mqtt.parser import Parser
-from coapgw.mqtt.session import WINDOW, Publication, Session, Shared
+from coapgw.mqtt.publication import Publication
+from coapgw.mqtt.session import NEVER, Session, Shared
 
 
 class Client:
@@ -16,7 +17,7 @@ class Client:
     def __init__(self, max_queue: int = 10_000, max_queue_bytes: int = 1 << 30) -> None:
         self.counters = BrokerCounters()
         self.shared = Shared(max_queue, max_queue_bytes, self.counters)
-        self.session = Session("c", None, True, self.shared)
+        self.session = Session("c", None, NEVER, self.shared)
         self.settled: list[object] = []
         self.here()
 
@@ -157,7 +158,7 @@ def test_a_queue_is_bounded_in_bytes_and_takes_one_large_message() -> None:
 def test_the_end_of_a_session_releases_everything() -> None:
     client = Client()
     client.publish(*range(WINDOW + 5))
-    client.session.end()
+    client.session.let_go(client.session.end())
     assert client.settled == list(range(WINDOW + 5))
     client.session.end()
     assert len(client.settled) == WINDOW + 5
@@ -195,6 +196,18 @@ def test_qos_2_is_settled_by_pubrec_and_repeats_only_its_second_half() -> None:
     client.session.detach()
     client.here()
     assert [type(packet) for packet in client.sent()] == [Publish]
+
+
+def test_a_client_that_never_completes_holds_its_place_in_the_window() -> None:
+    client = Client()
+    client.publish(*range(WINDOW + 1), qos=2)
+    for packet_id in client.sent_ids():
+        client.session.received_by_client(packet_id, 0.0)
+    assert client.sent_ids() == []
+    assert len(client.settled) == WINDOW
+    client.session.completed_by_client(7)
+    assert client.sent_ids() == [WINDOW + 1]
+    client.session.completed_by_client(7)
 
 
 def test_a_pubrec_for_nothing_is_answered() -> None:

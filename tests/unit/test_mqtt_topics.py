@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coapgw.mqtt import topics
-from coapgw.mqtt.topics import SubscriptionTree, covers, is_valid_filter, is_valid_topic, matches
+from coapgw.mqtt import subscriptions
+from coapgw.mqtt.subscriptions import PLAIN, SubscriptionTree
+from coapgw.mqtt.topics import covers, is_valid_filter, is_valid_topic, matches
 
 EXAMPLES = [
     (b"sport/tennis/player1/#", b"sport/tennis/player1", True),
@@ -40,7 +41,7 @@ EXAMPLES = [
 @pytest.mark.parametrize(("topic_filter", "topic", "expected"), EXAMPLES)
 def test_filters_match_as_the_specification_says(topic_filter: bytes, topic: bytes, expected: bool) -> None:
     tree: SubscriptionTree[str] = SubscriptionTree()
-    tree.add(topic_filter, "x", 1)
+    tree.add(topic_filter, "x", PLAIN[1])
     assert matches(topic_filter, topic) is expected
     assert bool(tree.match(topic)) is expected
     assert covers(topic_filter, topic) is expected
@@ -108,7 +109,7 @@ def test_the_tree_agrees_with_the_definition(changes: list[tuple[bytes, int, int
     model: dict[tuple[bytes, int], int] = {}
     for topic_filter, subscriber, qos, stays in changes:
         tree.match(topic)  # fills the cache, which must not survive a change
-        tree.add(topic_filter, subscriber, qos)
+        tree.add(topic_filter, subscriber, PLAIN[qos])
         model[topic_filter, subscriber] = qos
         if not stays:
             tree.remove(topic_filter, subscriber)
@@ -117,14 +118,14 @@ def test_the_tree_agrees_with_the_definition(changes: list[tuple[bytes, int, int
     for (topic_filter, subscriber), qos in model.items():
         if matches(topic_filter, topic):
             best[subscriber] = max(qos, best.get(subscriber, 0))
-    assert dict(tree.match(topic)) == best
-    assert dict(tree.match(topic)) == best
+    assert {subscriber: qos for subscriber, qos, _ in tree.match(topic)} == best
+    assert {subscriber: qos for subscriber, qos, _ in tree.match(topic)} == best
 
 
 def test_a_removed_filter_leaves_nothing_in_the_tree() -> None:
     tree: SubscriptionTree[str] = SubscriptionTree()
-    tree.add(b"a/b/c", "x", 0)
-    tree.add(b"a/#", "x", 0)
+    tree.add(b"a/b/c", "x", PLAIN[0])
+    tree.add(b"a/#", "x", PLAIN[0])
     tree.remove(b"a/b/c", "x")
     tree.remove(b"a/#", "x")
     tree.remove(b"never/there", "x")
@@ -134,9 +135,9 @@ def test_a_removed_filter_leaves_nothing_in_the_tree() -> None:
 def test_the_match_cache_is_bounded() -> None:
     tree: SubscriptionTree[int] = SubscriptionTree()
     for subscriber in range(1000):
-        tree.add(b"#", subscriber, 0)
+        tree.add(b"#", subscriber, PLAIN[0])
     for number in range(300):
         assert len(tree.match(b"t/%d" % number)) == 1000
-    assert sum(1 + len(found) for found in tree._cache.values()) <= topics.CACHE_ENTRIES
+    assert sum(1 + len(found) for found in tree._cache.values()) <= subscriptions.CACHE_ENTRIES
     tree.match(b"x" * 1000)
     assert b"x" * 1000 not in tree._cache
