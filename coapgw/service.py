@@ -29,6 +29,7 @@ from txthings.resource import CoAPResource
 
 from coapgw import __version__
 from coapgw.coap.blockwise import BlockwiseLimits, BlockwiseSite
+from coapgw.coap.front import FrontSite
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
@@ -258,7 +259,8 @@ class Gateway(MultiService):
         self.root = make_root(self.uplink, self.bootstrap)
         for segment, mounted in self._mount.items():
             self.root.putChild(segment.encode(), mounted)
-        self._site = BlockwiseSite(ResourceSite(self.root), BlockwiseLimits(body_bytes=config.uplink.max_payload))
+        self._blockwise = BlockwiseSite(ResourceSite(self.root), BlockwiseLimits(body_bytes=config.uplink.max_payload))
+        self._site = FrontSite(self._blockwise)
         self.layers: list[MessageLayer] = []
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
 
@@ -300,7 +302,7 @@ class Gateway(MultiService):
         """Return the page of every counter; a new room of the house is a line here."""
         groups = (
             CounterGroup("coap", lambda: [layer.counters for layer in self.layers]),
-            CounterGroup("blockwise", lambda: [self._site.counters]),
+            CounterGroup("blockwise", lambda: [self._blockwise.counters]),
             CounterGroup("udp", lambda: [port.counters for port in self.coap_ports + self.coaps_ports]),
             CounterGroup("dtls", lambda: [self.secure.counters]),
             CounterGroup("bootstrap", lambda: [self.bootstrap.counters]),

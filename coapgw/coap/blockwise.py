@@ -37,9 +37,10 @@ from coapgw.coap.codec import (
     encode_body,
     encode_options,
     encode_uint,
+    option_value,
     parse_options,
 )
-from coapgw.coap.exchange import Exchange, Handler
+from coapgw.coap.exchange import Exchange, Handler, answering
 from coapgw.metrics import BlockwiseCounters
 
 LARGEST_EXPONENT: Final = 6  # blocks of 1024 bytes; 7 is for reliable transports only (RFC 8323 section 6)
@@ -234,11 +235,11 @@ class BlockwiseSite:
 
         What neither has blocks nor may need them gets the inner handler itself: there the way is as short as before.
         """
-        first, second = _value(options, BLOCK1), _value(options, BLOCK2)
+        first, second = option_value(options, BLOCK1), option_value(options, BLOCK2)
         up = parse_block(first) if first is not None else None
         down = parse_block(second) if second is not None else None
         if (first is not None and up is None) or (second is not None and (down is None or down.more)):
-            return _refusing(BAD_REQUEST)
+            return answering(BAD_REQUEST)
         if up is None and down is None and not self._inner.may_be_large(options):
             return self._inner.resolve(code, options)
         rest = tuple(option for option in options if option[0] not in _TRANSFER_OPTIONS)
@@ -246,7 +247,7 @@ class BlockwiseSite:
         handler = self._downloading(self._inner.resolve(code, rest), code, identity, down)
         if up is None:
             return handler
-        announced = _value(options, SIZE1)
+        announced = option_value(options, SIZE1)
         return self._uploading(handler, identity, up, decode_uint(announced) if announced is not None else 0)
 
     # ------------------------------------------------------------------ Block1
@@ -366,15 +367,3 @@ def _with_options(body: bytes, more: list[tuple[int, bytes]]) -> bytes:
     """Return an answer's body with *more* options."""
     options, payload_at = parse_options(body, 0)
     return encode_body([*options, *more], body[payload_at:])
-
-
-def _refusing(code: int) -> Handler:
-    def handle(exchange: Exchange, payload: bytes) -> None:
-        exchange.respond(code)
-
-    return handle
-
-
-def _value(options: Options, number: int) -> bytes | None:
-    """Return the value of an option that does not repeat."""
-    return next((value for found, value in options if found == number), None)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+from coapgw.coap.codec import EMPTY
 from coapgw.coap.endpoints import Address, Endpoint
 from coapgw.coap.exchanges import UNLIMITED
 
@@ -13,7 +14,7 @@ Handler: TypeAlias = "Callable[[Exchange, bytes], None]"
 """Given a request's exchange and payload; answers by ``exchange.respond``, now, later, or never."""
 
 Shape: TypeAlias = "Callable[[int, bytes], tuple[int, bytes]]"
-"""Given an answer's code and body, returns what is sent instead."""
+"""Given an answer's code and body, returns what is sent instead; EMPTY in place of a code: nothing is."""
 
 
 class Answering(Protocol):
@@ -28,6 +29,9 @@ class Answering(Protocol):
 
     def respond(self, exchange: Exchange, code: int, body: bytes) -> None:
         """Send the answer."""
+
+    def withhold(self, exchange: Exchange) -> None:
+        """Send no answer: nobody wants it."""
 
 
 class Exchange:
@@ -80,4 +84,16 @@ class Exchange:
             if self._shapes is not None:
                 for shape in reversed(self._shapes):
                     code, body = shape(code, body)
+                if code == EMPTY:
+                    self._layer.withhold(self)
+                    return
             self._layer.respond(self, code, body)
+
+
+def answering(code: int, body: bytes = b"") -> Handler:
+    """Return a handler that gives everybody the same answer."""
+
+    def handle(exchange: Exchange, payload: bytes) -> None:
+        exchange.respond(code, body)
+
+    return handle

@@ -311,6 +311,18 @@ class MessageLayer:
             self._remember(exchange, answer)
             self._send(answer, endpoint.address)
 
+    def withhold(self, exchange: Exchange) -> None:
+        """Leave a request without an answer that nobody wants: a confirmable gets an acknowledgement all the same."""
+        exchange.endpoint.pending -= 1
+        if not (exchange.separate or exchange.header[0] & _NON_BIT):
+            self._acknowledge(exchange)
+
+    def _acknowledge(self, exchange: Exchange) -> None:
+        """Send an empty acknowledgement, and again to repeats."""
+        acknowledgement = b"\x60\x00" + exchange.header[2:4]
+        self._remember(exchange, acknowledgement)
+        self._send(acknowledgement, exchange.endpoint.address)
+
     def _acknowledge_late(self, now: float) -> None:
         """Send empty acknowledgements where answers take longer than may be waited for (RFC 7252 section 5.2.2)."""
         waiting = self._waiting
@@ -319,9 +331,7 @@ class MessageLayer:
             if not exchange.answered:
                 exchange.separate = True
                 self.counters.separate += 1
-                acknowledgement = b"\x60\x00" + exchange.header[2:4]
-                self._remember(exchange, acknowledgement)
-                self._send(acknowledgement, exchange.endpoint.address)
+                self._acknowledge(exchange)
 
     # ------------------------------------------------------------------ client role
 

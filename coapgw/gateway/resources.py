@@ -18,11 +18,14 @@ from coapgw.coap.codec import (
     INTERNAL_SERVER_ERROR,
     MAX_AGE,
     METHOD_NOT_ALLOWED,
+    NOT_ACCEPTABLE,
     NOT_FOUND,
     POST,
+    PRECONDITION_FAILED,
     REQUEST_ENTITY_TOO_LARGE,
     SERVICE_UNAVAILABLE,
     SIZE1,
+    TEXT_PLAIN,
     TOO_MANY_REQUESTS,
     UNAUTHORIZED,
     URI_QUERY,
@@ -30,8 +33,9 @@ from coapgw.coap.codec import (
     encode_body,
     encode_uint,
 )
-from coapgw.coap.exchange import Exchange, Handler
-from coapgw.coap.site import NOT_FOUND_BODY, Branch, WellKnownCore, answering
+from coapgw.coap.conditions import accepts, is_unconditional
+from coapgw.coap.exchange import Exchange, Handler, answering
+from coapgw.coap.site import NOT_FOUND_BODY, Branch, WellKnownCore, for_devices
 from coapgw.errors import DeviceUnknown, PayloadTooLarge, StorageError, TopicRefused
 from coapgw.gateway.bootstrap import Bootstrap, SourceRefused, TermsNotAccepted, TooManyAsking
 from coapgw.gateway.rate import OverRate
@@ -109,6 +113,8 @@ class UplinkResource(resource.CoAPResource):  # type: ignore[misc] # txThings ha
         """Return the handler for this method and these options."""
         if code != POST:
             return self._other_methods
+        if not is_unconditional(options):  # nothing is kept here that could match, and the resource is here
+            return for_devices(answering(PRECONDITION_FAILED))
         try:
             topic = parse_topic(value for number, value in options if number == URI_QUERY)
         except TopicRefused as refusal:
@@ -155,7 +161,11 @@ class BootstrapResource(resource.CoAPResource):  # type: ignore[misc] # txThings
 
     def bind(self, code: int, options: Options) -> Handler:
         """Return the handler for this method."""
-        return self._get if code == GET else answering(METHOD_NOT_ALLOWED)
+        if code != GET:
+            return answering(METHOD_NOT_ALLOWED)
+        if not is_unconditional(options):
+            return for_devices(answering(PRECONDITION_FAILED))
+        return self._get if accepts(options, TEXT_PLAIN) else for_devices(answering(NOT_ACCEPTABLE))
 
     def _get(self, exchange: Exchange, payload: bytes) -> None:
         device, address = exchange.principal, exchange.endpoint.address
