@@ -202,7 +202,7 @@ def test_no_response_withholds_the_classes_it_names(silenced: bytes, ok: bool, r
 
 def test_a_server_error_can_be_silenced_and_a_stranger_can_ask_for_silence() -> None:
     server = Server()
-    server.document.render_PUT = lambda _: 1 / 0  # type: ignore[assignment,return-value]
+    server.document.render_PUT = lambda _: 1 / 0  # type: ignore[assignment]
     assert server.send(PUT, b"doc", (NO_RESPONSE, b"\x10"), kind=NON) == []
     assert server.send(GET, b"doc", (NO_RESPONSE, b"\x08"), kind=NON, source=STRANGER) == []
 
@@ -224,7 +224,7 @@ def test_an_answer_that_is_withheld_after_the_acknowledgement_is_not_sent_at_all
         later.append(Deferred())
         return later[-1]
 
-    server.document.render_PUT = keep  # type: ignore[assignment]
+    server.document.render_PUT = keep  # type: ignore[method-assign]
     assert server.send(PUT, b"doc", (NO_RESPONSE, b"\x02"), payload=b"x") == []
     server.layer.handle_timer(1.5)
     assert [sent for sent, _ in server.layer.datagrams_to_send(1.5)] == [EMPTY_ACK + server.last[2:4]]
