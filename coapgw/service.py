@@ -31,6 +31,7 @@ from coapgw import __version__
 from coapgw.coap.blockwise import BlockwiseLimits, BlockwiseSite
 from coapgw.coap.front import FrontSite
 from coapgw.coap.messaging import MessageLayer
+from coapgw.coap.observing import ObserveSite
 from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
 from coapgw.config import Config, Engine, MqttMode, PayloadForm
@@ -259,9 +260,11 @@ class Gateway(MultiService):
         self.root = make_root(self.uplink, self.bootstrap)
         for segment, mounted in self._mount.items():
             self.root.putChild(segment.encode(), mounted)
-        self._blockwise = BlockwiseSite(ResourceSite(self.root), BlockwiseLimits(body_bytes=config.uplink.max_payload))
-        self._site = FrontSite(self._blockwise)
+        tree = ResourceSite(self.root)
+        self._blockwise = BlockwiseSite(tree, BlockwiseLimits(body_bytes=config.uplink.max_payload))
+        self._site = FrontSite(ObserveSite(self._blockwise, tree))
         self.layers: list[MessageLayer] = []
+        self._secure_layers: list[MessageLayer] = []
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
 
     def _layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> MessageLayer:
@@ -278,8 +281,10 @@ class Gateway(MultiService):
             limits=attrs.evolve(self._limits, endpoints=self.secure.endpoints),
             wake=wake,
             local_host=lambda association: local_host(getattr(association, "address", None)),
+            siblings=self._secure_layers,
         )
         self.layers.append(messages)
+        self._secure_layers.append(messages)
         return self.secure.layer(messages, wake)
 
     def _build_http(self) -> None:
@@ -315,6 +320,7 @@ class Gateway(MultiService):
             Gauge("ready", lambda: not self.unready()),
             Gauge("dtls_associations", lambda: len(self.secure.associations)),
             Gauge("dtls_half_open", lambda: self.secure.admission.half_open),
+            Gauge("observations", lambda: sum(len(layer.notifications) for layer in self.layers)),
             Gauge("devices", lambda: len(self.directory)),
             Gauge("spool_fill_ratio", lambda: self.spool.fill),
             Gauge("mqtt_clients", lambda: self.broker.connected_clients),

@@ -33,6 +33,7 @@ from coapgw.coap.codec import (
     SIZE1,
     SIZE2,
     Options,
+    add_options,
     decode_uint,
     encode_body,
     encode_options,
@@ -302,7 +303,7 @@ class BlockwiseSite:
 
     def _conclude(self, upload: Upload, block: Block, code: int, body: bytes) -> tuple[int, bytes]:
         """Say in an answer which block it answers, and keep it for repeats of that; what failed may be tried again."""
-        answer = (code, _with_options(body, [(BLOCK1, block.encoded())]))
+        answer = (code, add_options(body, [(BLOCK1, block.encoded())]))
         repeats = upload.repeats
         if repeats is not None:
             repeats.answer = answer
@@ -361,9 +362,3 @@ def _cut(code: int, body: bytes, block: Block) -> tuple[int, bytes]:
     if not block.number:
         said.append((SIZE2, encode_uint(len(payload))))
     return code, encode_body([*options, *said], payload[block.offset : end])
-
-
-def _with_options(body: bytes, more: list[tuple[int, bytes]]) -> bytes:
-    """Return an answer's body with *more* options."""
-    options, payload_at = parse_options(body, 0)
-    return encode_body([*options, *more], body[payload_at:])

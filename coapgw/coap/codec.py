@@ -245,6 +245,12 @@ def encode_body(options: Iterable[tuple[int, bytes]] = (), payload: bytes = b"")
     return block + b"\xff" + payload if payload else block
 
 
+def add_options(body: bytes, more: Iterable[tuple[int, bytes]]) -> bytes:
+    """Return a *body* as ``encode_body`` makes it with *more* options."""
+    options, payload_at = parse_options(body, 0)
+    return encode_body([*options, *more], body[payload_at:])
+
+
 def encode_uint(value: int) -> bytes:
     """Encode a uint option value in as few bytes as it takes; 0 takes none (RFC 7252 section 3.2)."""
     return value.to_bytes((value.bit_length() + 7) // 8, "big")

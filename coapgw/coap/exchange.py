@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from coapgw.coap.codec import EMPTY
 from coapgw.coap.endpoints import Address, Endpoint
 from coapgw.coap.exchanges import UNLIMITED
+
+if TYPE_CHECKING:
+    from coapgw.coap.observe import Notifications
 
 Handler: TypeAlias = "Callable[[Exchange, bytes], None]"
 """Given a request's exchange and payload; answers by ``exchange.respond``, now, later, or never."""
@@ -56,6 +59,11 @@ class Exchange:
         if self._shapes is None:
             self._shapes = []
         return self._shapes
+
+    @property
+    def notifications(self) -> Notifications | None:
+        """The observations of its layer; None if nobody can be told."""
+        return getattr(self._layer, "notifications", None)
 
     @property
     def now(self) -> float:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from coapgw.coap.codec import (
@@ -36,7 +36,9 @@ from coapgw.coap.codec import (
     BAD_OPTION,
     CON,
     EMPTY,
+    GET,
     HEADER_BYTES,
+    OBSERVE,
     RST,
     TOKEN_LIMIT,
     MessageFormatError,
@@ -49,7 +51,8 @@ from coapgw.coap.codec import (
 from coapgw.coap.endpoints import Address, Endpoint, EndpointTable, PeerDirectory, RandomSource
 from coapgw.coap.exchange import Exchange, Handler
 from coapgw.coap.exchanges import PENDING, ExchangeMemory
-from coapgw.coap.outgoing import Outcome, Outgoing, Response, Transmission
+from coapgw.coap.observe import Notifications
+from coapgw.coap.outgoing import NoResponse, Outcome, Outgoing, Response, Transmission
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
 from coapgw.metrics import MessagingCounters
 
@@ -58,6 +61,7 @@ EXPIRE_PER_TIMER: Final = 5_000  # a few milliseconds
 SWEEP_SECONDS: Final = 1.0
 PREFIX_LIMIT: Final = 300  # bytes of options worth remembering: the longest topic and what modems add
 
+_DEREGISTER: Final = b"\x01"  # the value of Observe: RFC 7641 section 2
 _CODE: Final = tuple(bytes((code,)) for code in range(256))
 _ACK_HEAD: Final = tuple(bytes((0x60 | length,)) for length in range(TOKEN_LIMIT + 1))
 _NON_BIT: Final = 0x10  # in the first byte of a CON or NON it tells them apart
@@ -92,6 +96,7 @@ class MessageLayer:
         random: Message IDs, tokens, retransmission times.
         wake: called when there is something to send after there was nothing.
         local_host: which of our own addresses a peer at an address talks to, in figures; empty if that is not known.
+        siblings: layers of other sockets where the same address is the same peer: what it observes follows it.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class MessageLayer:
         counters: MessagingCounters | None = None,
         wake: Callable[[], None] = lambda: None,
         local_host: Callable[[Address], str] = lambda _: "",
+        siblings: Sequence[MessageLayer] = (),
     ) -> None:
         """Begin without endpoints."""
         self.parameters = parameters or TransmissionParameters()
@@ -112,14 +118,22 @@ class MessageLayer:
         self.counters = counters or MessagingCounters()
         self.wake = wake
         self.local_host = local_host
+        self._siblings = siblings
         self._site = site
         self._peers = peers
         self._lifetime = self.parameters.exchange_lifetime
         self._memory = ExchangeMemory(self.limits.exchanges, self._lifetime, self.parameters.non_lifetime)
         self._outgoing = Outgoing(self._send, random, self.parameters, self.limits, self.counters)
-        self._table = EndpointTable(
-            self.limits.endpoints, self._lifetime, self._memory, random, abandon=self._outgoing.abandon
+        self.notifications = Notifications(
+            *(self._outgoing, self._send),
+            clock=lambda: self._now,
+            wake=wake,
+            refresh_principal=self._refresh_principal,
+            local_host=local_host,
+            limits=self.limits,
+            counters=self.counters,
         )
+        self._table = EndpointTable(self.limits.endpoints, self._lifetime, self._memory, random, abandon=self._abandon)
         self._endpoints = self._table.by_address
         self._strangers: OrderedDict[tuple[Address, int], tuple[float, bytes]] = OrderedDict()
         self._handlers: dict[bytes, Handler] = {}
@@ -210,7 +224,8 @@ class MessageLayer:
             self.counters.unmatched += not self._outgoing.acknowledged(endpoint, message_id)
         elif kind == RST:
             self.counters.resets_received += 1
-            self.counters.unmatched += not self._outgoing.reset(endpoint, message_id)
+            ended = self._outgoing.reset(endpoint, message_id) or self.notifications.reset(endpoint, message_id)
+            self.counters.unmatched += not ended
 
     def _reset(self, data: bytes, address: Address) -> None:
         """Reject a confirmable message (RFC 7252 section 4.2)."""
@@ -359,6 +374,42 @@ class MessageLayer:
         expires = now + (self._lifetime if timeout is None else timeout)
         self._outgoing.request(endpoint, (code, confirmable), encode_body(options, payload), outcome, expires)
 
+    def observe(
+        self,
+        address: Address,
+        outcome: Outcome,
+        now: float,
+        *,
+        options: Options = (),
+        confirmable: bool = True,
+        timeout: float | None = None,
+    ) -> bytes:
+        """Ask to be told of a resource's changes (RFC 7641); return the token that ``stop_observing`` wants.
+
+        *outcome* is called with each notification that is newer than those before.  A Response without Observe, or
+        that is no success, and a NoResponse are the last.
+        """
+        self._now = now
+        endpoint = self._endpoints.get(address) or self._table.know(address, now)
+        expires = now + (self._lifetime if timeout is None else timeout)
+        body = encode_body([(OBSERVE, b""), *options])
+        return self._outgoing.request(endpoint, (GET, confirmable), body, outcome, expires, observes=True)
+
+    def stop_observing(
+        self, address: Address, token: bytes, outcome: Outcome, now: float, *, options: Options = ()
+    ) -> None:
+        """End an observation of ours: by a GET that says so, whose *options* are those of the first.
+
+        *outcome* is called once, with the answer to that.
+        """
+        self._now = now
+        endpoint = self._endpoints.get(address)
+        if endpoint is None:
+            outcome(NoResponse("timeout"))
+            return
+        body = encode_body([(OBSERVE, _DEREGISTER), *options])
+        self._outgoing.request(endpoint, (GET, True), body, outcome, now + self._lifetime, token=token)
+
     def _receive_response(self, data: bytes, token_end: int, parsed: tuple[Options, int], endpoint: Endpoint) -> None:
         options, payload_at = parsed
         kind, token, message_id = data[0] >> 4 & 3, data[HEADER_BYTES:token_end], data[2] << 8 | data[3]
@@ -383,7 +434,7 @@ class MessageLayer:
             self._memory.confirmable.bucket.append(endpoint.base | message_id)
             endpoint.shard[endpoint.base | message_id] = acknowledgement
             self._send(acknowledgement, endpoint.address)
-        self._outgoing.responded(endpoint, token, Response(data[1], known, data[payload_at:]))
+        self._outgoing.responded(endpoint, token, Response(data[1], known, data[payload_at:]), self._now)
 
     # ------------------------------------------------------------------ datagrams out, timers
 
@@ -396,6 +447,7 @@ class MessageLayer:
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """Return what is to be sent, as (datagram, address), and forget a little of what is due."""
         self._now = now
+        self.notifications.serve()
         outbox = self._outbox
         self._outbox = []
         self.counters.sent += len(outbox)
@@ -412,9 +464,7 @@ class MessageLayer:
         while waiting and waiting[0].answered:
             waiting.popleft()
         dues = [waiting[0].ack_due] if waiting else []
-        alarm = self._outgoing.next_alarm()
-        if alarm is not None:
-            dues.append(alarm)
+        dues += [due for due in (self._outgoing.next_alarm(), self.notifications.next_due()) if due is not None]
         if self._endpoints or self._strangers or self._memory.next_expiry() is not None:
             dues.append(max(self._sweep_due, self._now + SWEEP_SECONDS))
         return min(dues, default=None)
@@ -424,6 +474,7 @@ class MessageLayer:
         self._now = now
         self._acknowledge_late(now)
         self._outgoing.handle_alarms(now)
+        self.notifications.handle_due(now)
         self._memory.expire(now, EXPIRE_PER_TIMER)
         self._turn(now)
 
@@ -447,6 +498,9 @@ class MessageLayer:
         principal = self._peers.identify(address)
         if endpoint is None:
             endpoint = self._table.stranger(address) if principal is None else self._table.know(address, now)
+            for sibling in self._siblings:
+                if sibling is not self and principal is not None:
+                    sibling.hand_over(endpoint, self)
         endpoint.generation = generation
         if endpoint.principal is not principal:
             endpoint.principal = principal
@@ -457,7 +511,23 @@ class MessageLayer:
         """Let go of the endpoint at an address that will not be used again; what is under way with it has no answer."""
         endpoint = self._endpoints.pop(address, None)
         if endpoint is not None:
-            self._outgoing.abandon(endpoint)
+            self._abandon(endpoint)
+
+    def hand_over(self, endpoint: Endpoint, to: MessageLayer) -> None:
+        """Give what the peer at an address observes to another layer, whose *endpoint* it is now."""
+        before = self._endpoints.get(endpoint.address)
+        if before is not None:
+            self.notifications.move(before, to.notifications, endpoint)
+            self.forget(endpoint.address)
+
+    def _abandon(self, endpoint: Endpoint) -> None:
+        self.notifications.forget(endpoint)
+        self._outgoing.abandon(endpoint)
+
+    def _refresh_principal(self, endpoint: Endpoint) -> None:
+        """Look again who is at an endpoint, if that may have changed."""
+        if endpoint.generation != self._peers.generation:
+            self._identify(endpoint.address, endpoint, self._now)
 
     @property
     def now(self) -> float:

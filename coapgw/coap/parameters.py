@@ -71,6 +71,8 @@ class MessagingLimits:
         remembered_handlers: option blocks whose meaning is remembered.
         piggyback_seconds: how long an answer may take to travel in the acknowledgement; half of the shortest time
             (ACK_TIMEOUT) after which a client repeats itself.
+        observations: what endpoints observe, of all endpoints together; beyond it a GET is just a GET.
+        observations_per_endpoint: the same of one endpoint.
         extra_bytes_to_strangers: how much larger than its request an answer to an unknown peer may be.
     """
 
@@ -81,4 +83,6 @@ class MessagingLimits:
     queued_per_endpoint: int = 64
     remembered_handlers: int = 4096
     piggyback_seconds: float = 1.0
+    observations: int = 10_000
+    observations_per_endpoint: int = 16
     extra_bytes_to_strangers: int = 48

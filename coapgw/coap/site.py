@@ -39,6 +39,7 @@ from coapgw.coap.codec import (
     encode_body,
     encode_uint,
     message_options,
+    option_values,
     to_message,
 )
 from coapgw.coap.conditions import SAFE_METHODS, acceptable, accepts, refusal
@@ -78,9 +79,7 @@ class ResourceSite:
 
     def resolve(self, code: int, options: Options) -> Handler:
         """Return the handler of requests with this method and these options."""
-        path = [value for number, value in options if number == URI_PATH]
-        if path == [b""]:
-            path = []  # a shipped client writes the root as one empty Uri-Path option
+        path = _path(options)
         found = static_child(self.root, path)
         if isinstance(found, Bound):
             return found.bind(code, options)
@@ -92,9 +91,13 @@ class ResourceSite:
 
     def may_be_large(self, options: Options) -> bool:
         """Return whether an answer to these options may not fit a datagram: one of coapgw's own resources knows."""
-        path = [value for number, value in options if number == URI_PATH]
-        found = static_child(self.root, [] if path == [b""] else path)
+        found = static_child(self.root, _path(options))
         return getattr(found, "may_be_large", False) if isinstance(found, Bound) else found is not None
+
+    def observable(self, options: Options) -> resource.CoAPResource | None:
+        """Return the resource that these options name if it can be observed."""
+        found = static_child(self.root, _path(options))
+        return found if found is not None and found.observable else None
 
     # ------------------------------------------------------------------ the txThings way
 
@@ -269,6 +272,12 @@ def static_child(found: resource.CoAPResource, path: list[bytes]) -> resource.Co
             return None
         found = child
     return found
+
+
+def _path(options: Options) -> list[bytes]:
+    """Return the path that options name; a shipped client writes the root as one empty Uri-Path option."""
+    path = option_values(options, URI_PATH)
+    return [] if path == [b""] else path
 
 
 def _text(segment: bytes | str) -> str:
