@@ -41,12 +41,14 @@ from coapgw.coap.codec import (
     option_value,
     parse_options,
 )
+from coapgw.coap.conditions import SAFE_METHODS
 from coapgw.coap.exchange import Exchange, Handler, answering
 from coapgw.metrics import BlockwiseCounters
 
 LARGEST_EXPONENT: Final = 6  # blocks of 1024 bytes; 7 is for reliable transports only (RFC 8323 section 6)
 WHOLE_ANSWER: Final = 1024  # payload bytes that are sent as they are if nobody asked for blocks
 ETAG_BYTES: Final = 8
+OPTION_BYTES: Final = 24  # of Block2, ETag and Size2, and the payload marker
 WAITING_LIMIT: Final = 8  # repeats of a last block that wait for the answer to the first
 _TRANSFER_OPTIONS: Final = frozenset((BLOCK1, BLOCK2, SIZE1, SIZE2))
 
@@ -323,16 +325,19 @@ class BlockwiseSite:
             key = (exchange.endpoint.base, identity)
             if asked is not None and asked.number and code != GET and exchange.principal is not None:
                 kept = self._answers.get(key)
-                exchange.respond(*(_cut(*kept, asked) if kept else (REQUEST_ENTITY_INCOMPLETE, b"")))
+                block = _fitting(exchange, asked)
+                exchange.respond(*(_cut(*kept, block) if kept else (REQUEST_ENTITY_INCOMPLETE, b"")))
                 return
 
             def cut(code_of_answer: int, body: bytes) -> tuple[int, bytes]:
-                if (asked is None and len(body) <= WHOLE_ANSWER) or code_of_answer >> 5 != 2:
+                is_whole = len(body) <= WHOLE_ANSWER and (code in SAFE_METHODS or len(body) <= _room(exchange))
+                if (asked is None and is_whole) or code_of_answer >> 5 != 2:
                     return code_of_answer, body
                 if code != GET:
                     self._keep(key, code_of_answer, body)
                 self.counters.answers += 1
-                return _cut(code_of_answer, body, asked or Block(0, False, LARGEST_EXPONENT))
+                block = asked or Block(0, False, LARGEST_EXPONENT)
+                return _cut(code_of_answer, body, block if code in SAFE_METHODS else _fitting(exchange, block))
 
             exchange.shapes.append(cut)
             handler(exchange, payload)
@@ -347,6 +352,20 @@ class BlockwiseSite:
         while self.kept_bytes > self._limits.answer_bytes:
             _, (_, dropped) = self._answers.popitem(last=False)
             self.kept_bytes -= len(dropped)
+
+
+def _room(exchange: Exchange) -> int:
+    """Return how many bytes may follow the token of an answer."""
+    return exchange.room - len(exchange.header)
+
+
+def _fitting(exchange: Exchange, block: Block) -> Block:
+    """Return the block, or a smaller one at the same place if that is too much for an address that is not proven."""
+    room = _room(exchange) - OPTION_BYTES
+    exponent = block.exponent
+    while exponent and 16 << exponent > room:
+        exponent -= 1
+    return Block(block.number << block.exponent - exponent, block.more, exponent)
 
 
 def _cut(code: int, body: bytes, block: Block) -> tuple[int, bytes]:

@@ -4,6 +4,7 @@ An application's resource may say, as attributes,
 
 * ``etag``: the entity-tag of what it is now, bytes; None (or no such attribute) if it has none;
 * ``exists``: False for one that a PUT would create;
+* ``needs_freshness``: True if a request is to prove, with Echo, that it was sent just now (RFC 9175 section 2);
 * ``accepted_formats``: the Content-Formats it takes, ints; None (or no such attribute): it looks for itself.
 
 An answer's own Content-Format and ETag say whether it is what the client accepts, and has already.

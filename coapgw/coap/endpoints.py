@@ -60,6 +60,7 @@ class Endpoint:
         "pending",
         "prefix",
         "principal",
+        "proven_until",
         "shard",
     )
 
@@ -73,6 +74,7 @@ class Endpoint:
         self.principal: object | None = None
         self.last_seen = -math.inf
         self.pending = 0
+        self.proven_until = -math.inf  # until then it is known that what is sent to the address gets to the peer
         # What its last ordinary request looked like: method, option bytes with the payload marker, and what they meant.
         self.code = EMPTY
         self.prefix = b""

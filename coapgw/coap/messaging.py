@@ -35,24 +35,29 @@ from coapgw.coap.codec import (
     ACK,
     BAD_OPTION,
     CON,
+    ECHO,
     EMPTY,
     GET,
     HEADER_BYTES,
     OBSERVE,
     RST,
     TOKEN_LIMIT,
+    UNAUTHORIZED,
     MessageFormatError,
     OptionRefused,
     Options,
     encode_body,
     known_options,
+    option_value,
     parse_options,
 )
+from coapgw.coap.conditions import SAFE_METHODS
+from coapgw.coap.echo import PROVEN_SECONDS, Echoes, room_for_answer
 from coapgw.coap.endpoints import Address, Endpoint, EndpointTable, PeerDirectory, RandomSource
 from coapgw.coap.exchange import Exchange, Handler
-from coapgw.coap.exchanges import PENDING, ExchangeMemory
+from coapgw.coap.exchanges import PENDING, UNLIMITED, ExchangeMemory
 from coapgw.coap.observe import Notifications
-from coapgw.coap.outgoing import NoResponse, Outcome, Outgoing, Response, Transmission
+from coapgw.coap.outgoing import SUCCESS, NoResponse, Outcome, Outgoing, Response, Transmission
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
 from coapgw.metrics import MessagingCounters
 
@@ -96,6 +101,7 @@ class MessageLayer:
         random: Message IDs, tokens, retransmission times.
         wake: called when there is something to send after there was nothing.
         local_host: which of our own addresses a peer at an address talks to, in figures; empty if that is not known.
+        is_proven: whether nobody else can send with that source address; what is said of strangers does not matter.
         siblings: layers of other sockets where the same address is the same peer: what it observes follows it.
     """
 
@@ -111,6 +117,7 @@ class MessageLayer:
         wake: Callable[[], None] = lambda: None,
         local_host: Callable[[Address], str] = lambda _: "",
         siblings: Sequence[MessageLayer] = (),
+        is_proven: Callable[[Address], bool] = lambda _: True,
     ) -> None:
         """Begin without endpoints."""
         self.parameters = parameters or TransmissionParameters()
@@ -137,6 +144,9 @@ class MessageLayer:
         self._endpoints = self._table.by_address
         self._strangers: OrderedDict[tuple[Address, int], tuple[float, bytes]] = OrderedDict()
         self._handlers: dict[bytes, Handler] = {}
+        self._is_proven = is_proven
+        self._echoes = Echoes(random)
+        self._fresh: Exchange | None = None  # the last request with a valid Echo
         self._waiting: deque[Exchange] = deque()  # confirmables without an answer, in the order their ACKs fall due
         self._outbox: list[tuple[bytes, Address]] = []
         self._now = -math.inf
@@ -162,7 +172,8 @@ class MessageLayer:
             answer = endpoint.shard.get(key)
             if answer is not None:
                 counters.duplicates += 1
-                if answer and not non_confirmable:
+                is_due = answer and not non_confirmable
+                if is_due and (now < endpoint.proven_until or len(answer) <= room_for_answer(len(data))):
                     self._send(answer, address)
                 return
             token_end &= ~_NON_FLAG
@@ -177,7 +188,7 @@ class MessageLayer:
                 counters.requests += 1
                 endpoint.last_seen = now
                 endpoint.pending += 1
-                exchange = Exchange(self, endpoint, data[:token_end])
+                exchange = Exchange(self, endpoint, data[:token_end], len(data))
                 endpoint.shard[key] = PENDING
                 if non_confirmable:
                     self._memory.non_confirmable.bucket.append(key)
@@ -255,14 +266,25 @@ class MessageLayer:
         self.counters.requests += 1
         endpoint.last_seen = now
         endpoint.pending += 1
-        exchange = Exchange(self, endpoint, data[:token_end])
+        exchange = Exchange(self, endpoint, data[:token_end], len(data))
         self._remember(exchange, PENDING)
-        if endpoint.principal is None:
-            exchange.size_limit = len(data) + self.limits.extra_bytes_to_strangers
         if endpoint.base and not non_confirmable:
             exchange.ack_due = now + self.limits.piggyback_seconds
             self._waiting.append(exchange)
+        if known and known[-1][0] >= ECHO and (echo := option_value(known, ECHO)) is not None:
+            self._receive_echo(echo, exchange)
+            known = tuple(option for option in known if option[0] != ECHO)
+            self._site.resolve(data[1], known)(exchange, data[payload_at:])
+            return
         self._handler(data, token_end, (known, payload_at), endpoint)(exchange, data[payload_at:])
+
+    def _receive_echo(self, echo: bytes, exchange: Exchange) -> None:
+        """Believe an address that sends what was sent there; a stranger's makes no difference."""
+        endpoint = exchange.endpoint
+        if self._echoes.is_valid(echo, endpoint.address, self._now):
+            self._fresh = exchange
+            if endpoint.principal is not None:
+                endpoint.proven_until = max(endpoint.proven_until, self._now + PROVEN_SECONDS)
 
     def _repeat_to_stranger(self, data: bytes, address: Address, now: float) -> bool:
         """Treat a stranger's request as a repeat if it is one."""
@@ -270,7 +292,7 @@ class MessageLayer:
         if expires <= now:
             return False
         self.counters.duplicates += 1
-        if answer and not data[0] & _NON_BIT:
+        if answer and not data[0] & _NON_BIT and len(answer) <= room_for_answer(len(data)):
             self._send(answer, address)
         return True
 
@@ -310,9 +332,9 @@ class MessageLayer:
     def respond(self, exchange: Exchange, code: int, body: bytes) -> None:
         """Send the answer to *exchange*; ``Exchange.respond`` calls this once."""
         endpoint, header = exchange.endpoint, exchange.header
+        if body and self._now >= endpoint.proven_until and len(header) + len(body) > self.room(exchange):
+            code, body = self._shortened(exchange, code, body)  # we are nobody's amplifier
         endpoint.pending -= 1
-        if len(header) + len(body) > exchange.size_limit:
-            body = b""  # we are nobody's amplifier
         if header[0] & _NON_BIT:
             message_id = endpoint.next_message_id()
             head = bytes((0x50 | header[0] & 15, code, message_id >> 8, message_id & 0xFF))
@@ -325,6 +347,40 @@ class MessageLayer:
             answer = _ACK_HEAD[header[0] & 15] + _CODE[code] + header[2:] + body
             self._remember(exchange, answer)
             self._send(answer, endpoint.address)
+
+    def room(self, exchange: Exchange) -> int:
+        """Return how many bytes the answer may have, header and token included."""
+        endpoint = exchange.endpoint
+        if self._now < endpoint.proven_until:
+            return UNLIMITED
+        room = room_for_answer(exchange.size)
+        if endpoint.principal is None:
+            return min(room, exchange.size + self.limits.extra_bytes_to_strangers)
+        return room
+
+    def _shortened(self, exchange: Exchange, code: int, body: bytes) -> tuple[int, bytes]:
+        """Return what an address that is not proven gets in place of an answer that is too large for it.
+
+        What can be asked for again without harm is to be, with Echo; of anything else the payload is left out.
+        """
+        if exchange.principal is not None and exchange.header[1] in SAFE_METHODS and code >> 5 == SUCCESS:
+            self.counters.challenges += 1
+            return UNAUTHORIZED, self._echoes.body(exchange.endpoint.address, self._now)
+        self.counters.shortened += 1
+        options = encode_body(parse_options(body, 0)[0])
+        return code, options if len(exchange.header) + len(options) <= self.room(exchange) else b""
+
+    def challenge(self, exchange: Exchange) -> None:
+        """Have the peer come again, with the Echo option of the answer; strangers are only refused."""
+        if exchange.principal is None:
+            exchange.respond(UNAUTHORIZED)
+        else:
+            self.counters.challenges += 1
+            exchange.respond(UNAUTHORIZED, self._echoes.body(exchange.endpoint.address, self._now))
+
+    def is_fresh(self, exchange: Exchange) -> bool:
+        """Return whether the request just received had a valid Echo."""
+        return self._fresh is exchange
 
     def withhold(self, exchange: Exchange) -> None:
         """Leave a request without an answer that nobody wants: a confirmable gets an acknowledgement all the same."""
@@ -498,9 +554,8 @@ class MessageLayer:
         principal = self._peers.identify(address)
         if endpoint is None:
             endpoint = self._table.stranger(address) if principal is None else self._table.know(address, now)
-            for sibling in self._siblings:
-                if sibling is not self and principal is not None:
-                    sibling.hand_over(endpoint, self)
+            if principal is not None:
+                self._greet(endpoint)
         endpoint.generation = generation
         if endpoint.principal is not principal:
             endpoint.principal = principal
@@ -512,6 +567,14 @@ class MessageLayer:
         endpoint = self._endpoints.pop(address, None)
         if endpoint is not None:
             self._abandon(endpoint)
+
+    def _greet(self, endpoint: Endpoint) -> None:
+        """Take in an endpoint that is known from now on."""
+        if self._is_proven(endpoint.address):
+            endpoint.proven_until = math.inf
+        for sibling in self._siblings:
+            if sibling is not self:
+                sibling.hand_over(endpoint, self)
 
     def hand_over(self, endpoint: Endpoint, to: MessageLayer) -> None:
         """Give what the peer at an address observes to another layer, whose *endpoint* it is now."""

@@ -26,6 +26,7 @@ from coapgw.coap.codec import (
     HEADER_BYTES,
     MAX_AGE,
     OBSERVE,
+    UNAUTHORIZED,
     add_options,
     decode_uint,
     encode_uint,
@@ -34,6 +35,7 @@ from coapgw.coap.codec import (
 )
 from coapgw.coap.endpoints import Address, Endpoint
 from coapgw.coap.exchange import Exchange, Handler
+from coapgw.coap.exchanges import UNLIMITED
 from coapgw.coap.outgoing import SUCCESS, Ending, Outgoing, Transmission, queue_of
 from coapgw.coap.parameters import MessagingLimits
 from coapgw.metrics import MessagingCounters
@@ -153,6 +155,18 @@ class Observation:
         """Take that there is nothing to tell."""
         if exchange is self.rendering:
             self.rendering = None
+
+    def room(self, exchange: Exchange) -> int:
+        """Return that there is room enough: only peers at proven addresses observe."""
+        return UNLIMITED
+
+    def challenge(self, exchange: Exchange) -> None:
+        """Take that the request would not be answered."""
+        exchange.respond(UNAUTHORIZED)
+
+    def is_fresh(self, exchange: Exchange) -> bool:
+        """Return whether the request was sent just now: it was when it was made."""
+        return True
 
 
 class Notifications:
@@ -306,7 +320,7 @@ class Notifications:
         """Carry out the request again; ``rendered`` is called with the answer, now or later."""
         observation.is_stale = False
         self._refresh_principal(observation.endpoint)
-        exchange = Exchange(observation, observation.endpoint, observation.header)
+        exchange = Exchange(observation, observation.endpoint, observation.header, len(observation.header))
         observation.rendering = exchange
         observation.handler(exchange, observation.payload)
 

@@ -56,6 +56,9 @@ class ObserveSite:
         def handle(exchange: Exchange, payload: bytes) -> None:
             found, notifications = self._tree.observable(options), exchange.notifications
             if found is not None and notifications is not None and exchange.principal is not None:
+                if not exchange.is_proven:  # notifications would go on and on to whoever is there
+                    exchange.challenge()
+                    return
                 observation = notifications.register(exchange, found, handler, payload)
                 if observation is not None:
                     exchange.shapes.append(observation.announce)

@@ -112,6 +112,9 @@ class ResourceSite:
             if exchange.principal is None:
                 exchange.respond(UNAUTHORIZED)
                 return
+            if getattr(found, "needs_freshness", False) and not exchange.is_fresh:
+                exchange.challenge()
+                return
             refused = refusal(found, options)
             if refused is not None:
                 exchange.respond(refused)
