@@ -37,6 +37,13 @@ class MessagingCounters:
 
 
 @attrs.define
+class SourceCounters:
+    """Requests by where they come from."""
+
+    over_rate: int = 0  # beyond limits.network_rate
+
+
+@attrs.define
 class BlockwiseCounters:
     """Bodies larger than a datagram."""
 

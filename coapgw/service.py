@@ -30,7 +30,7 @@ from txthings.resource import CoAPResource
 from coapgw import __version__
 from coapgw.coap.blockwise import BlockwiseLimits, BlockwiseSite
 from coapgw.coap.front import FrontSite
-from coapgw.coap.messaging import MessageLayer
+from coapgw.coap.messaging import MessageLayer, Site
 from coapgw.coap.observing import ObserveSite
 from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
@@ -40,13 +40,14 @@ from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
 from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
 from coapgw.gateway.envelope import MessageIds
-from coapgw.gateway.rate import DeviceRates
+from coapgw.gateway.rate import DeviceRates, NetworkRates
 from coapgw.gateway.resources import make_root
+from coapgw.gateway.sources import RatedSite, TrustedNetworks
 from coapgw.gateway.uplink import Uplink, UplinkSettings
 from coapgw.http.access import open_token
 from coapgw.http.metrics_page import CounterGroup, Gauge, MetricsPage
 from coapgw.http.server import ManagementApi
-from coapgw.metrics import HttpCounters
+from coapgw.metrics import HttpCounters, SourceCounters
 from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
 from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.embedded import EmbeddedLink
@@ -262,7 +263,12 @@ class Gateway(MultiService):
             self.root.putChild(segment.encode(), mounted)
         tree = ResourceSite(self.root)
         self._blockwise = BlockwiseSite(tree, BlockwiseLimits(body_bytes=config.uplink.max_payload))
-        self._site = FrontSite(ObserveSite(self._blockwise, tree))
+        self._site: Site = FrontSite(ObserveSite(self._blockwise, tree))
+        self._source_counters = SourceCounters()
+        if limits.network_rate:
+            rates = NetworkRates(limits.network_rate, limits.network_burst, time.monotonic)
+            self._site = RatedSite(self._site, rates, self._source_counters)
+        self._trusted = TrustedNetworks(config.coap.trusted_networks)
         self.layers: list[MessageLayer] = []
         self._secure_layers: list[MessageLayer] = []
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
@@ -270,7 +276,11 @@ class Gateway(MultiService):
     def _layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> MessageLayer:
         peers = DevicesByAddress(self.directory)
         layer = MessageLayer(
-            *(self._site, peers, SystemRandom()), limits=self._limits, wake=wake, local_host=local_host
+            *(self._site, peers, SystemRandom()),
+            limits=self._limits,
+            wake=wake,
+            local_host=local_host,
+            is_proven=self._trusted.contains,
         )
         self.layers.append(layer)
         return layer
@@ -308,6 +318,7 @@ class Gateway(MultiService):
         groups = (
             CounterGroup("coap", lambda: [layer.counters for layer in self.layers]),
             CounterGroup("blockwise", lambda: [self._blockwise.counters]),
+            CounterGroup("source", lambda: [self._source_counters]),
             CounterGroup("udp", lambda: [port.counters for port in self.coap_ports + self.coaps_ports]),
             CounterGroup("dtls", lambda: [self.secure.counters]),
             CounterGroup("bootstrap", lambda: [self.bootstrap.counters]),

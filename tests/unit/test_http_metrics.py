@@ -20,6 +20,7 @@ from coapgw.metrics import (
     HttpCounters,
     MessagingCounters,
     SocketCounters,
+    SourceCounters,
     SpoolCounters,
     UplinkCounters,
 )
@@ -28,6 +29,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding
 KINDS: dict[str, Any] = {
     "coap": MessagingCounters,
     "blockwise": BlockwiseCounters,
+    "source": SourceCounters,
     "udp": SocketCounters,
     "dtls": DtlsCounters,
     "bootstrap": BootstrapCounters,
@@ -40,6 +42,7 @@ GAUGES = (
     "ready",
     "dtls_associations",
     "dtls_half_open",
+    "observations",
     "devices",
     "spool_fill_ratio",
     "mqtt_clients",
