@@ -47,8 +47,10 @@ from coapgw.metrics import BlockwiseCounters
 
 LARGEST_EXPONENT: Final = 6  # blocks of 1024 bytes; 7 is for reliable transports only (RFC 8323 section 6)
 WHOLE_ANSWER: Final = 1024  # payload bytes that are sent as they are if nobody asked for blocks
+COST_BYTES: Final = 1024  # of memory, about, that an upload or a kept answer costs beside its bytes
 ETAG_BYTES: Final = 8
 OPTION_BYTES: Final = 24  # of Block2, ETag and Size2, and the payload marker
+SMALLEST_BLOCK: Final = 16
 WAITING_LIMIT: Final = 8  # repeats of a last block that wait for the answer to the first
 _TRANSFER_OPTIONS: Final = frozenset((BLOCK1, BLOCK2, SIZE1, SIZE2))
 
@@ -88,7 +90,8 @@ class BlockwiseLimits:
 
     Args:
         body_bytes: of one request.
-        total_bytes: of all unfinished requests together; beyond it the one that was silent for longest goes.
+        total_bytes: of all unfinished requests together, what each costs by itself included; beyond it the one that was
+            silent for longest goes.
         uploads_per_endpoint: unfinished at a time; beyond it the one that was silent for longest goes.
         idle_seconds: how long an unfinished request waits for its next block, and a finished one for repeats.
         answer_bytes: of all answers that are kept for their next blocks.
@@ -168,7 +171,7 @@ class Uploads:
         upload.heard = now
         self.held_bytes += len(chunk)
         self._uploads.move_to_end(upload.key)
-        while self.held_bytes > self._limits.total_bytes:
+        while self.held_bytes + COST_BYTES * len(self._uploads) > self._limits.total_bytes:
             self._drop(next(iter(self._uploads.values())))
 
     def finish(self, upload: Upload, block: Block, payload: bytes) -> bytes:
@@ -333,7 +336,7 @@ class BlockwiseSite:
                 is_whole = len(body) <= WHOLE_ANSWER and (code in SAFE_METHODS or len(body) <= _room(exchange))
                 if (asked is None and is_whole) or code_of_answer >> 5 != 2:
                     return code_of_answer, body
-                if code != GET:
+                if code != GET and len(body) > SMALLEST_BLOCK:
                     self._keep(key, code_of_answer, body)
                 self.counters.answers += 1
                 block = asked or Block(0, False, LARGEST_EXPONENT)
@@ -347,11 +350,11 @@ class BlockwiseSite:
     def _keep(self, key: tuple[int, bytes], code: int, body: bytes) -> None:
         """Keep an answer for its next blocks, in place of the oldest if there is no room."""
         before = self._answers.pop(key, None)
-        self.kept_bytes += len(body) - (len(before[1]) if before else 0)
+        self.kept_bytes += COST_BYTES + len(body) - (COST_BYTES + len(before[1]) if before else 0)
         self._answers[key] = (code, body)
         while self.kept_bytes > self._limits.answer_bytes:
             _, (_, dropped) = self._answers.popitem(last=False)
-            self.kept_bytes -= len(dropped)
+            self.kept_bytes -= COST_BYTES + len(dropped)
 
 
 def _room(exchange: Exchange) -> int:

@@ -140,7 +140,11 @@ class MessageLayer:
             limits=self.limits,
             counters=self.counters,
         )
-        self._table = EndpointTable(self.limits.endpoints, self._lifetime, self._memory, random, abandon=self._abandon)
+        self._table = EndpointTable(
+            *(self.limits.endpoints, self._lifetime, self._memory, random),
+            abandon=self._abandon,
+            per_host=self.limits.endpoints_per_host,
+        )
         self._endpoints = self._table.by_address
         self._strangers: OrderedDict[tuple[Address, int], tuple[float, bytes]] = OrderedDict()
         self._handlers: dict[bytes, Handler] = {}
@@ -564,7 +568,7 @@ class MessageLayer:
 
     def forget(self, address: Address) -> None:
         """Let go of the endpoint at an address that will not be used again; what is under way with it has no answer."""
-        endpoint = self._endpoints.pop(address, None)
+        endpoint = self._table.forget(address)
         if endpoint is not None:
             self._abandon(endpoint)
 

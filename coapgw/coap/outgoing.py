@@ -20,6 +20,7 @@ from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
 from coapgw.metrics import MessagingCounters
 
 SUCCESS: Final = 2  # the class of a code that is one
+NON_BIT: Final = 0x10  # in the first byte of a CON or NON
 _HALF_RANGE: Final = 1 << 23  # of the 24 bits of an Observe number
 _LATER_SECONDS: Final = 128.0  # after that long a notification is newer whatever its number
 TOKEN_BYTES: Final = 8  # as much as fits: an off-path attacker has to guess it (RFC 7252 section 5.3.1)
@@ -74,6 +75,8 @@ class Request:
 class Transmission:
     """A confirmable of ours until it is acknowledged, reset or given up.
 
+    Or a non-confirmable request until its response, or until PROBING_RATE allows for another (RFC 7252 section 4.7).
+
     Args:
         request: the request it carries, None for a separate response.
         timeout: seconds until the next retransmission, doubled with each.
@@ -92,6 +95,11 @@ class Transmission:
     done: bool = False
     refresh: Callable[[], tuple[int, bytes] | None] | None = None
     ended: Callable[[Ending], None] | None = None
+
+    @property
+    def is_confirmable(self) -> bool:
+        """Whether it is repeated and acknowledged."""
+        return not self.datagram[0] & NON_BIT
 
 
 @attrs.define
@@ -176,11 +184,8 @@ class Outgoing:
         first = (0x40 if confirmable else 0x50) | TOKEN_BYTES
         message_id = endpoint.next_message_id()
         datagram = bytes((first, code, message_id >> 8, message_id & 0xFF)) + token + body
-        if confirmable:
-            request.transmission = Transmission(endpoint, message_id, datagram, request)
-            self.transmit(request.transmission)
-        else:
-            self._send(datagram, endpoint.address)
+        request.transmission = Transmission(endpoint, message_id, datagram, request)
+        self.transmit(request.transmission)
         return token
 
     def forget_request(self, endpoint: Endpoint, token: bytes) -> None:
@@ -211,9 +216,10 @@ class Outgoing:
     def acknowledged(self, endpoint: Endpoint, message_id: int) -> bool:
         """End the transmission an empty ACK names; return whether there is one."""
         transmission = self._transmissions.get(endpoint.base | message_id)
-        if transmission is not None:
-            self._finish(transmission, Ending.ACKNOWLEDGED)
-        return transmission is not None
+        if transmission is None or not transmission.is_confirmable:
+            return False
+        self._finish(transmission, Ending.ACKNOWLEDGED)
+        return True
 
     def reset(self, endpoint: Endpoint, message_id: int) -> bool:
         """End the transmission an RST names, and its request; return whether there is one."""
@@ -231,7 +237,9 @@ class Outgoing:
         if request is None or acknowledged_id is None:
             return request is not None
         transmission = request.transmission
-        return transmission is not None and transmission.message_id == acknowledged_id
+        if transmission is None or not transmission.is_confirmable:
+            return False
+        return transmission.message_id == acknowledged_id
 
     def responded(self, endpoint: Endpoint, token: bytes, response: Response, now: float) -> None:
         """Conclude the request with this token; a response also acknowledges it (RFC 7252 section 5.2.2).
@@ -292,6 +300,8 @@ class Outgoing:
             if isinstance(what, Request):
                 if what.expires <= now:
                     self._conclude(what, NoResponse("timeout"))
+            elif not what.is_confirmable:
+                self._finish(what, Ending.GIVEN_UP)  # its response may come still; others may have their turn
             elif not what.done and what.sent <= self._parameters.max_retransmit:
                 self._counters.retransmissions += 1
                 self._emit(what)
@@ -306,7 +316,10 @@ class Outgoing:
     def _start(self, transmission: Transmission, queue: OutgoingQueue) -> None:
         queue.under_way += 1
         parameters = self._parameters
-        transmission.timeout = parameters.ack_timeout * self._random.uniform(1.0, parameters.ack_random_factor)
+        if transmission.is_confirmable:
+            transmission.timeout = parameters.ack_timeout * self._random.uniform(1.0, parameters.ack_random_factor)
+        else:
+            transmission.timeout = len(transmission.datagram) / parameters.probing_rate
         self._transmissions[transmission.endpoint.base | transmission.message_id] = transmission
         self._emit(transmission)
 
