@@ -71,7 +71,7 @@ class Load:
         """Count."""
         self.left -= 1
 
-    def acknowledged(self, packet_id: int) -> None:
+    def acknowledged(self, packet_id: int, reason: int) -> None:
         """Count."""
         self.left -= 1
 

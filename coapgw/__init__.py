@@ -9,6 +9,8 @@ A message's way in, and the rooms it passes::
                          storage/spool     group commit; here the 2.04 is earned
                          mqtt/publisher    to the embedded broker (mqtt/broker), later to a bridge
 
+``energysaver`` compiles templates, which ``gateway/uplink`` translates payloads with.
+
 Beside it ``http`` serves the management API: one table of operations, which ``http/openapi`` describes.
 
 Protocols are machines without I/O (``coap``, ``mqtt.packets``, ``mqtt.session``, ``mqtt.broker``): bytes and ``now`` go

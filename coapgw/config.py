@@ -19,6 +19,7 @@ import attrs
 from coapgw.config_reading import Source, built, file_source, leaves, override_source, record_json
 from coapgw.config_text import KeyPath, Unreadable, dotted
 from coapgw.config_values import (
+    FileName,
     Filter,
     Flag,
     Listen,
@@ -28,7 +29,9 @@ from coapgw.config_values import (
     NotNegative,
     Positive,
     Rate,
+    Wrong,
     bridge_url,
+    client_id,
     database_url,
     directory,
     hidden,
@@ -44,6 +47,7 @@ from coapgw.config_values import (
 )
 from coapgw.errors import ConfigurationInvalid
 from coapgw.model import Acknowledge
+from coapgw.mqtt.bridge import BridgeVersion
 
 
 class MqttMode(enum.Enum):
@@ -73,6 +77,14 @@ class Anonymous(enum.Enum):
     LOOPBACK = "loopback"
     NO = "no"
     YES = "yes"
+
+
+def bridge_version(value: object) -> BridgeVersion:
+    """Read a version of MQTT; the number 5 is taken for its text, which ``--set`` cannot tell from it."""
+    try:
+        return BridgeVersion("5" if value == 5 and not isinstance(value, bool) else value)
+    except ValueError:
+        raise Wrong('one of "auto", "5", "3.1.1"') from None
 
 
 @attrs.frozen
@@ -138,9 +150,24 @@ class EmbeddedSection:
 
 @attrs.frozen
 class BridgeSection:
-    """Another broker; *url* is empty or begins with ``mqtt:`` or ``mqtts:``."""
+    """Another broker; *url* is empty or begins with ``mqtt:`` or ``mqtts:``.
+
+    Files are PEM; *key_file* may be empty if the key is in *cert_file*.  *window* is in messages, *keepalive* and
+    *expiry_seconds* may be 0 for none.
+    """
 
     url: Annotated[str, bridge_url, Masked(without_password)] = attrs.field(default="", repr=repr_without_password)
+    version: Annotated[BridgeVersion, bridge_version] = BridgeVersion.AUTO
+    client_id: Annotated[str, client_id] = ""
+    clean_session: Flag = False
+    password_file: FileName = ""
+    ca_file: FileName = ""
+    cert_file: FileName = ""
+    key_file: FileName = ""
+    verify: Flag = True
+    keepalive: Annotated[int, whole(0, 65_535)] = 60  # MQTT 3.1.1 section 3.1.2.10
+    window: Annotated[int, whole(1, 10_000)] = 400
+    expiry_seconds: Annotated[int, whole(0, 0xFFFF_FFFF)] = 0  # MQTT 5 section 3.3.2.3.3
 
 
 @attrs.frozen
@@ -160,6 +187,7 @@ class UplinkSection:
 
     acknowledge: Acknowledge = Acknowledge.STORED
     max_payload: Annotated[int, whole(1, 128 << 20)] = 65_536  # in base64 it still has to fit an MQTT packet
+    decode_cbor: Flag = True
 
 
 @attrs.frozen
@@ -277,12 +305,31 @@ def _disagreements(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     mqtt = config.mqtt
     if mqtt.mode is MqttMode.BRIDGE and not mqtt.bridge.url:
         yield ("mqtt.mode", "mqtt.bridge.url"), '"bridge" needs mqtt.bridge.url, the address of a broker'
+    yield from _bridge_disagreements(mqtt.bridge)
     names = [user.name for user in mqtt.embedded.users]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield ("mqtt.embedded.users",), f"two users are called {shown(name)}"
     yield from _listens_twice({"coap.listen": config.coap.listen, "coaps.listen": config.coaps.listen})
     broker = mqtt.embedded.listen if mqtt.mode is MqttMode.EMBEDDED else ()
     yield from _listens_twice({"http.listen": (config.http.listen,), "mqtt.embedded.listen": broker})
+
+
+def _bridge_disagreements(bridge: BridgeSection) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what does not go together in the way to another broker."""
+    user, _, password = bridge.url.rpartition("@")[0].partition("://")[2].partition(":")
+    if bridge.password_file and password:
+        yield ("mqtt.bridge.password_file", "mqtt.bridge.url"), "mqtt.bridge.url holds a password already"
+    elif bridge.password_file and not user:
+        yield ("mqtt.bridge.password_file", "mqtt.bridge.url"), "a password needs a user name in mqtt.bridge.url"
+    if bridge.key_file and not bridge.cert_file:
+        yield ("mqtt.bridge.key_file", "mqtt.bridge.cert_file"), "a key needs its certificate in mqtt.bridge.cert_file"
+    if not bridge.url.startswith("mqtts:"):
+        for name in ("ca_file", "cert_file", "key_file"):
+            if getattr(bridge, name):
+                yield (f"mqtt.bridge.{name}", "mqtt.bridge.url"), 'only a mqtt.bridge.url of "mqtts://…" uses TLS'
+                return
+    elif bridge.ca_file and not bridge.verify:
+        yield ("mqtt.bridge.verify", "mqtt.bridge.ca_file"), "mqtt.bridge.ca_file is of no use if nothing is verified"
 
 
 def _listens_twice(listens: Mapping[str, Sequence[ListenAddress]]) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -172,6 +172,20 @@ def directory(value: object) -> Path:
     return Path(value)
 
 
+def file_name(value: object) -> str:
+    """Read the name of a file, or nothing; a relative one counts from where the program was started."""
+    return text(value, 'the name of a file, or ""')
+
+
+def client_id(value: object) -> str:
+    """Read an MQTT client id, or nothing (MQTT 3.1.1 section 3.1.3.1; servers need not take longer ones)."""
+    expected = f'an MQTT client id of at most {NAME_LIMIT} printable characters, or ""'
+    name = text(value, expected)
+    if len(name) > NAME_LIMIT or not (name == "" or name.isprintable()):
+        raise Wrong(expected)
+    return name
+
+
 def topic_prefix(value: object) -> str:
     """Read the beginning of MQTT topics: no wildcards, no control characters (MQTT 3.1.1 section 4.7.1)."""
     expected = f'the beginning of an MQTT topic, without "+" and "#", at most {PREFIX_LIMIT} bytes'
@@ -305,3 +319,4 @@ Rate = Annotated[float, rate]
 Flag = Annotated[bool, flag]
 Listen = Annotated[ListenAddress, listen_address]
 Filter = Annotated[str, topic_filter]
+FileName = Annotated[str, file_name]

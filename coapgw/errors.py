@@ -102,6 +102,38 @@ class KeyNotFound(CoapgwError):
         self.iccid = iccid
 
 
+class TemplateNotFound(CoapgwError):
+    """No template has this id."""
+
+    def __init__(self, template_id: str) -> None:
+        """Remember the *template_id* that was asked for."""
+        super().__init__(f"no template {template_id!r}")
+        self.template_id = template_id
+
+
+class TemplateRefused(CoapgwError):
+    """A template the registry will not take; *field* names the part that is wrong."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        """Say which *field* is wrong, and why."""
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class TemplateConflict(TemplateRefused):
+    """Another template is active already."""
+
+
+class Untranslatable(PeerError):
+    """A payload that the active template cannot translate; *description* is for who reads the ERROR event."""
+
+    def __init__(self, description: str) -> None:
+        """Take the sentence."""
+        super().__init__(description)
+        self.description = description
+
+
 class StorageError(CoapgwError):
     """Something that must survive could not be written or read."""
 

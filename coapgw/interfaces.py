@@ -12,7 +12,21 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from coapgw.errors import DeviceNotFound, KeyRefused
-from coapgw.model import Credential, Device, DeviceKey, Introduction, KeyFormat, Outgoing, Spooled, WrittenKey
+from coapgw.model import (
+    Credential,
+    Device,
+    DeviceKey,
+    Introduction,
+    KeyFormat,
+    Outgoing,
+    Saved,
+    Savings,
+    Spooled,
+    StoredTemplate,
+    TemplateStatus,
+    Translated,
+    WrittenKey,
+)
 
 Answer: TypeAlias = "Callable[[Exception | None], None]"
 """Told once what became of a message: None, or the error that kept us from keeping our promise."""
@@ -117,12 +131,18 @@ class ICredentials(Interface):
 class ISpool(Interface):
     """Messages on their way to MQTT, on disk."""
 
-    def append(message: Outgoing, stored: Answer | None, introduction: Introduction | None = None) -> int:
+    def append(
+        message: Outgoing,
+        stored: Answer | None,
+        introduction: Introduction | None = None,
+        event: Outgoing | None = None,
+    ) -> int:
         """Take a message to be committed with the next group; return its place.
 
         *stored* is called once: with None when the commit is on disk, or with a StorageError when it failed, in which
         case nothing of it will be published.  With an *introduction*, its lifecycle event takes the place before the
-        message's, in the same commit.  Raises SpoolFull or SpoolFailing, in which case *stored* is not called.
+        message's, in the same commit; an *event* of the message takes the one behind it.  Raises SpoolFull or
+        SpoolFailing, in which case *stored* is not called.
         """
 
     def is_introduced(iccid: str, born: int) -> bool:
@@ -143,15 +163,58 @@ class ISpool(Interface):
     def settle(places: Iterable[int]) -> None:
         """Delete messages that need not be sent again, soon, with the next commit."""
 
+    def set_aside(message: Spooled, reason: str) -> None:
+        """Keep a message that no broker takes as a dead letter, soon, with the next commit; it is not read again."""
+
     def last_place() -> int:
         """Return the highest place ever given, 0 before the first."""
 
 
 class ITranslator(Interface):
-    """Turns a device's payload into JSON (Energy Saver; a later issue)."""
+    """Turns devices' payloads into JSON."""
 
-    def translate(payload: bytes) -> bytes:
-        """Return compact JSON.  Raises PeerError if the payload does not fit."""
+    def translate(payload: bytes) -> Translated:
+        """Return a payload as JSON.  Raises Untranslatable if it does not fit."""
+
+
+class ITemplates(Interface):
+    """The durable list of Energy Saver templates.  Every call may block, like those of IDeviceRegistry.
+
+    All raise StorageError if the database fails.  At most one template is active.
+    """
+
+    def add(name: str, text: str, status: TemplateStatus) -> StoredTemplate:
+        """Store a new template.  Raises TemplateRefused, TemplateConflict, TemplateInvalid (``energysaver``)."""
+
+    def list() -> list[StoredTemplate]:
+        """Return every template, the oldest first."""
+
+    def get(template_id: str) -> StoredTemplate:
+        """Return one.  Raises TemplateNotFound."""
+
+    def update(
+        template_id: str, name: str | None = None, text: str | None = None, status: TemplateStatus | None = None
+    ) -> StoredTemplate:
+        """Change what is not None.  Raises like ``add``, and TemplateNotFound."""
+
+    def remove(template_id: str) -> None:
+        """Forget one.  Raises TemplateNotFound."""
+
+    def activate(name: str, text: str) -> StoredTemplate:
+        """Make this the active template, in place of the one that was and of what had this name.  Raises like add."""
+
+
+class ISavings(Interface):
+    """What translating came to, by day (UTC) and device.  Every call may block, and raises StorageError."""
+
+    def report(days: int, iccid: str | None = None) -> Savings:
+        """Return the sums of the last so many *days*, today included, and of as many before; of all devices, or one."""
+
+    def by_day(days: int) -> Sequence[tuple[int, Saved]]:
+        """Return the sums of each of the last so many *days* (numbered from the epoch), the last first."""
+
+    def by_device(days: int, limit: int) -> Sequence[tuple[str, Saved]]:
+        """Return the devices (ICCIDs) that saved most in the last so many *days*, at most *limit*, the best first."""
 
 
 class IDelivery(Interface):
@@ -163,12 +226,15 @@ class IDelivery(Interface):
     def settled(place: int) -> None:
         """Nobody needs this message from us any more: it may leave the spool."""
 
+    def refused(message: Spooled, reason: str) -> None:
+        """The broker will not take a message, for a *reason* an operator can read: it must not stop the others."""
+
     def resume() -> None:
         """The link is ready for more after it was not."""
 
 
 class IBrokerLink(Interface):
-    """Where the publisher delivers: the embedded broker, or (later) a bridge."""
+    """Where the publisher delivers: the embedded broker, or a bridge to another one."""
 
     def deliver(message: Spooled) -> None:
         """Publish at QoS 1, not retained.  Only while *ready*.
@@ -211,8 +277,10 @@ __all__ = [
     "IDeviceKeys",
     "IDeviceRegistry",
     "ILastSeen",
+    "ISavings",
     "ISessionStore",
     "ISpool",
+    "ITemplates",
     "ITranslator",
     "StoredSession",
 ]

@@ -108,6 +108,8 @@ class UplinkCounters:
     over_rate: int = 0
     not_stored: int = 0
     introduced: int = 0
+    translated: int = 0
+    untranslatable: int = 0  # published as ERROR events
 
 
 @attrs.define
@@ -117,6 +119,7 @@ class BootstrapCounters:
     answered: int = 0
     unauthorised: int = 0
     from_elsewhere: int = 0  # not from a network that may bootstrap
+    over_rate: int = 0
     refused_busy: int = 0
     failed: int = 0
 
@@ -129,6 +132,7 @@ class SpoolCounters:
     committed: int = 0
     commit_seconds: float = 0.0
     failed_commits: int = 0
+    failed_reads: int = 0
     settled: int = 0
 
 
@@ -147,6 +151,20 @@ class BrokerCounters:
     dropped: int = 0  # because a client was slow or away too long
     not_retained: int = 0  # for want of room
     ended_sessions: int = 0  # of clients that were away, for want of room
+
+
+@attrs.define
+class BridgeCounters:
+    """The bridge to another broker; messages unless said otherwise."""
+
+    connections: int = 0  # that the broker accepted
+    failed_attempts: int = 0  # connections that did not come about, or that the broker refused
+    published: int = 0  # sent for the first time
+    repeated: int = 0  # sent again on a later connection, or after a refusal
+    acknowledged: int = 0
+    refused: int = 0  # by the broker, final or not
+    set_aside: int = 0  # given up and kept as dead letters
+    pump_errors: int = 0  # our own fault
 
 
 @attrs.define

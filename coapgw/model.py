@@ -167,6 +167,50 @@ class Credential(NamedTuple):
         return f"Credential(iccid={self.iccid!r}, serial={self.serial})"
 
 
+class TemplateStatus(enum.Enum):
+    """Whether a template translates payloads."""
+
+    ACTIVE = "ACTIVE"
+    INACTIVE = "INACTIVE"
+
+
+PROTOCOL = "COAP"  # the one there is; a template is for some of them
+
+
+@attrs.frozen
+class StoredTemplate:
+    """An Energy Saver template; times in milliseconds since the epoch."""
+
+    template_id: str
+    name: str
+    text: str
+    status: TemplateStatus
+    created_at: int
+    updated_at: int
+
+
+class Saved(NamedTuple):
+    """What translating came to: messages, and their bytes before and after."""
+
+    messages: int = 0
+    payload_bytes: int = 0
+    document_bytes: int = 0
+
+
+class Savings(NamedTuple):
+    """What translating came to in a number of days, and in as many days before."""
+
+    now: Saved
+    before: Saved
+
+
+class Translated(NamedTuple):
+    """A payload as compact UTF-8 JSON, and (longitude, latitude) as text if it has both."""
+
+    document: bytes
+    location: tuple[str, str] | None
+
+
 class Acknowledge(enum.Enum):
     """When a device is told that its message arrived: on disk, with the broker, or here."""
 

@@ -6,22 +6,18 @@ becomes a daemon in between, and neither threads nor locks survive that.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-import resource
 import time
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from random import SystemRandom
 from typing import Any, Final
 
 import attrs
-from twisted.application.service import MultiService
-from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
-from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -34,8 +30,9 @@ from coapgw.coap.messaging import MessageLayer, Site
 from coapgw.coap.observing import ObserveSite
 from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
-from coapgw.config import Config, Engine, MqttMode, PayloadForm
+from coapgw.config import Config, MqttMode, PayloadForm
 from coapgw.config_values import ListenAddress
+from coapgw.energysaver.cbor import decode_cbor, decode_senml_cbor
 from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
 from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
@@ -47,29 +44,30 @@ from coapgw.gateway.uplink import Uplink, UplinkSettings
 from coapgw.http.access import open_token
 from coapgw.http.metrics_page import CounterGroup, Gauge, MetricsPage
 from coapgw.http.server import ManagementApi
+from coapgw.interfaces import ITranslator
 from coapgw.metrics import HttpCounters, SourceCounters
-from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
-from coapgw.mqtt.broker import Broker, BrokerLimits
-from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publisher import Publisher
 from coapgw.net.dtls import SecureLayer
-from coapgw.net.mqtt import BrokerPump, MqttServerFactory
 from coapgw.net.udp import CoapPort, Layer, local_hosts
+from coapgw.outlet import InProcess, Outlet, ToBroker
 from coapgw.secure import SecureCoap
 from coapgw.storage.call_thread import CallThread
 from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
+from coapgw.storage.follower import RegistryFollower
 from coapgw.storage.keys import DeviceKeys
-from coapgw.storage.last_seen import LastSeen, LastSeenWriter
+from coapgw.storage.last_seen import LastSeen
+from coapgw.storage.periodic import PeriodicWriter
+from coapgw.storage.savings import TranslationCounts
 from coapgw.storage.sealing import open_seal
-from coapgw.storage.sessions import SqliteSessionStore
 from coapgw.storage.spool import Spool, open_spool
+from coapgw.storage.templates import ActiveTemplate, TemplateRegistry
 
 TICK_SECONDS: Final = 1.0
+DECODERS: Final = {60: decode_cbor, 112: decode_senml_cbor}  # by Content-Format: application/cbor, senml+cbor
 COAPS_PORT: Final = 5684  # RFC 7252 section 6.2: what a coaps URL means where nothing listens here
-OTHER_FILES: Final = 300  # beside MQTT clients: 100 that Twisted accepts before it closes them, 100 of HTTP, databases
 
 
 def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAPResource] | None = None) -> Gateway:
@@ -85,34 +83,16 @@ def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAP
     """
     if reactor is None:
         from twisted.internet import reactor
-    mistakes = [sentence for absent, sentence in _not_built(config) if absent]
-    embedded = config.mqtt.embedded
-    users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in embedded.users]
-    try:
-        access = AccessList(users, AnonymousPolicy(embedded.anonymous.value))
-    except PasswordHashRefused as refused:
-        raise ConfigurationInvalid([*mistakes, f"mqtt.embedded.users: {refused}"]) from None
-    if mistakes:
+    mqtt = config.mqtt
+    outlet = ToBroker(mqtt.bridge) if mqtt.mode is MqttMode.BRIDGE else InProcess(mqtt.embedded)
+    if mistakes := outlet.mistakes():
         raise ConfigurationInvalid(mistakes)
-    return Gateway(config, reactor, access, mount or {})
-
-
-def _not_built(config: Config) -> Iterator[tuple[bool, str]]:
-    """Yield what a configuration may ask for in vain, and how that is said."""
-    yield config.mqtt.mode is MqttMode.BRIDGE, 'mqtt.mode: "bridge" is not in this version yet, only "embedded"'
-    yield config.mqtt.embedded.engine is Engine.AMQTT, 'mqtt.embedded.engine: "amqtt" is not in this version yet'
+    return Gateway(config, reactor, outlet, mount or {})
 
 
 def _now_ms() -> int:
     """Return the milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def _number(port: IListeningPort) -> int:
-    """Return the number of a TCP port."""
-    address = port.getHost()
-    assert isinstance(address, IPv4Address | IPv6Address)
-    return address.port
 
 
 class Gateway(MultiService):
@@ -124,13 +104,13 @@ class Gateway(MultiService):
 
     log = Logger()
 
-    def __init__(self, config: Config, reactor: Any, access: AccessList, mount: Mapping[str, CoAPResource]) -> None:
+    def __init__(self, config: Config, reactor: Any, outlet: Outlet, mount: Mapping[str, CoAPResource]) -> None:
         """Remember what to build."""
         super().__init__()
         self.config = config
         self._data = config.data.absolute()  # twistd changes its directory before it starts us
         self._reactor = reactor
-        self._access = access
+        self.outlet = outlet
         self._mount = mount
         self._closing: list[Callable[[], object]] = []
         self.coap_ports: list[CoapPort] = []
@@ -146,7 +126,10 @@ class Gateway(MultiService):
             self._open_storage()
             self._forget_ports()
             self._closing.append(self._forget_ports)
-            self._build_mqtt()
+            self.publisher = Publisher(self.spool, self._reactor, self._published)
+            self._closing.append(self.outlet.stop)
+            self.outlet.open(self._data, self._reactor, self.publisher, lambda: self.spool.fill)
+            self._closing.append(self.publisher.stop)
             self._build_coap()
             self.secure = SecureCoap(self.config.coaps, self._data, self.credentials)
             self.directory.subscribe(self.secure.associations.devices_changed)
@@ -164,7 +147,7 @@ class Gateway(MultiService):
     def _open_storage(self) -> None:
         """Open what must survive: devices, their keys, the spool, MQTT sessions."""
         config = self.config
-        registry = open_registry(config.registry.url, self._data)
+        registry = self._registry_database = open_registry(config.registry.url, self._data)
         self._closing.append(registry.close)
         self.registry = DeviceRegistry(registry, _now_ms)
         self.directory = DeviceDirectory(self.registry.changes_since)
@@ -172,58 +155,12 @@ class Gateway(MultiService):
         self.keys = DeviceKeys(registry, seal, _now_ms)
         self.credentials = DeviceCredentials(self.directory, seal)
         self.directory.load()
-        self._follower = self.directory.follow(self._reactor)
+        self._follower = RegistryFollower(self.directory, "devices", self._reactor)
         self.last_seen = LastSeen(registry)
-        for part in (self._follower, LastSeenWriter(self.last_seen, self._reactor)):
-            part.setServiceParent(self)
-            self._closing.append(part.disownServiceParent)  # another start makes others
-        self.sessions = SqliteSessionStore(self._data / "broker.db")
-        self._closing.append(self.sessions.close)
+        self._run(self._follower)
+        self._run(PeriodicWriter(self.last_seen, "when devices were last heard is", self._reactor))
         self.spool: Spool = open_spool(self._data / "spool.db", self._reactor, config.spool.max_bytes)
         self._closing.append(self.spool.close)
-
-    def _build_mqtt(self) -> None:
-        """Build the way out: spool, publisher, link, broker."""
-        embedded = self.config.mqtt.embedded
-        self.broker = Broker(
-            self._access,
-            BrokerLimits(
-                max_packet=embedded.max_packet,
-                max_queue=embedded.max_queue,
-                max_connections=self._connections_possible(embedded.max_connections),
-                connect_timeout=embedded.connect_timeout,
-            ),
-            store=self.sessions,
-        )
-        known_clients = self.broker.restore(self.sessions.load(), time.monotonic())
-        self._broker_pump = BrokerPump(self.broker, self._reactor)
-        self._closing.append(self._broker_pump.stop)
-        self.publisher = Publisher(self.spool, self._reactor, self._published)
-        self._closing.append(self.publisher.stop)
-        self.link = EmbeddedLink(self.broker, self.publisher, time.monotonic, lambda: self.spool.fill)
-        self.link.hold(known_clients, time.monotonic())
-
-    def _connections_possible(self, asked: int) -> int:
-        """Return how many clients the files that this process may open leave room for; ask for more files before."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        needed = asked + OTHER_FILES
-        if soft == resource.RLIM_INFINITY or soft >= needed:
-            return asked
-        with suppress(OSError, ValueError):
-            granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
-            soft = granted
-        if soft >= needed:
-            return asked
-        possible = max(1, soft - OTHER_FILES)
-        self.log.warn(
-            "the system grants {soft} open files: {possible} MQTT clients instead of mqtt.embedded.max_connections = "
-            "{asked}; raise the limit (ulimit -n, LimitNOFILE=)",
-            soft=soft,
-            possible=possible,
-            asked=asked,
-        )
-        return possible
 
     def _build_coap(self) -> None:
         """Build the way in: message layer (one for each socket), resources, uplink."""
@@ -242,6 +179,7 @@ class Gateway(MultiService):
             heard=self.last_seen.heard,
             rates=DeviceRates(limits.device_rate, limits.device_burst, time.monotonic) if limits.device_rate else None,
         )
+        self._build_templates()
         thread = CallThread(self._reactor, "coapgw bootstrap")
         self._closing.append(thread.stop)
         self.bootstrap = Bootstrap(
@@ -258,12 +196,12 @@ class Gateway(MultiService):
             # A device that asked over DTLS loses its association with its old key: the answer leaves before that.
             learn=lambda key: self._reactor.callLater(0, self.credentials.learn, key),
         )
-        self.root = make_root(self.uplink, self.bootstrap)
+        self.root = make_root(self.uplink, self.bootstrap, DECODERS if config.uplink.decode_cbor else {})
         for segment, mounted in self._mount.items():
             self.root.putChild(segment.encode(), mounted)
-        tree = ResourceSite(self.root)
-        self._blockwise = BlockwiseSite(tree, BlockwiseLimits(body_bytes=config.uplink.max_payload))
-        self._site: Site = FrontSite(ObserveSite(self._blockwise, tree))
+        self._resources = ResourceSite(self.root)
+        self._blockwise = BlockwiseSite(self._resources, BlockwiseLimits(body_bytes=config.uplink.max_payload))
+        self._site: Site = FrontSite(ObserveSite(self._blockwise, self._resources))
         self._source_counters = SourceCounters()
         if limits.network_rate:
             rates = NetworkRates(limits.network_rate, limits.network_burst, time.monotonic)
@@ -272,6 +210,24 @@ class Gateway(MultiService):
         self.layers: list[MessageLayer] = []
         self._secure_layers: list[MessageLayer] = []
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
+
+    def _build_templates(self) -> None:
+        """Have the uplink translate with the template that is active, and count what that comes to."""
+        self.templates = TemplateRegistry(self._registry_database, _now_ms)
+        self.savings = TranslationCounts(self._registry_database, _now_ms)
+        self.uplink.count = self.savings.count
+        active = ActiveTemplate(self._registry_database, self._translate_with)
+        active.load()
+        self._run(RegistryFollower(active, "templates", self._reactor))
+        self._run(PeriodicWriter(self.savings, "counts of translations are", self._reactor))
+
+    def _translate_with(self, template: ITranslator | None) -> None:
+        self.uplink.translator = template
+
+    def _run(self, part: Service) -> None:
+        """Have *part* run while the gateway does."""
+        part.setServiceParent(self)
+        self._closing.append(part.disownServiceParent)  # another start makes others
 
     def _layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> MessageLayer:
         peers = DevicesByAddress(self.directory)
@@ -306,6 +262,8 @@ class Gateway(MultiService):
             registry=self.registry,
             keys=self.keys,
             last_seen=self.last_seen,
+            templates=self.templates,
+            savings=self.savings,
             now_ms=_now_ms,
             unready=self.unready,
             metrics=self._metrics_page(),
@@ -324,8 +282,8 @@ class Gateway(MultiService):
             CounterGroup("bootstrap", lambda: [self.bootstrap.counters]),
             CounterGroup("uplink", lambda: [self.uplink.counters]),
             CounterGroup("spool", lambda: [self.spool.counters]),
-            CounterGroup("mqtt", lambda: [self.broker.counters]),
             CounterGroup("http", lambda: [self.http_counters]),
+            *self.outlet.counters(),
         )
         gauges = (
             Gauge("ready", lambda: not self.unready()),
@@ -334,8 +292,7 @@ class Gateway(MultiService):
             Gauge("observations", lambda: sum(len(layer.notifications) for layer in self.layers)),
             Gauge("devices", lambda: len(self.directory)),
             Gauge("spool_fill_ratio", lambda: self.spool.fill),
-            Gauge("mqtt_clients", lambda: self.broker.connected_clients),
-            Gauge("mqtt_sessions", lambda: len(self.broker.sessions)),
+            *self.outlet.gauges(),
         )
         return MetricsPage(groups, gauges)
 
@@ -352,11 +309,12 @@ class Gateway(MultiService):
     def _listen(self) -> None:
         """Bind every socket: MQTT first, so that nothing is acknowledged before there is a way out; HTTP last."""
         config, reactor = self.config, self._reactor
-        self.mqtt_ports = [self._listen_mqtt(address) for address in config.mqtt.embedded.listen]
+        self.outlet.listen()
         self.coap_ports = [self._listen_udp(address, self._layer) for address in config.coap.listen]
         self.coaps_ports = [self._listen_udp(address, self._secure_layer) for address in config.coaps.listen]
         self.secure.restore([port.number for port in self.coaps_ports])
-        self.publisher.start(self.link)
+        self.publisher.start(self.outlet.link)
+        self.outlet.start()
         self.api.start(config.http.listen.host, config.http.listen.port)
         ticking = LoopingCall(self._tick)
         ticking.clock = reactor
@@ -372,13 +330,6 @@ class Gateway(MultiService):
         self._closing.append(port.stopListening)
         return port
 
-    def _listen_mqtt(self, address: ListenAddress) -> IListeningPort:
-        loopback = address.host == "localhost" or ipaddress.ip_address(address.host).is_loopback
-        factory = MqttServerFactory(self._broker_pump, loopback)
-        port: IListeningPort = self._reactor.listenTCP(address.port, factory, 1000, address.host)
-        self._closing.append(port.stopListening)
-        return port
-
     def _ready(self) -> None:
         """Write ``ports.json`` and say that the gateway is ready."""
         if not self.running:
@@ -386,7 +337,7 @@ class Gateway(MultiService):
         self.ports = {
             "coap": [port.number for port in self.coap_ports],
             "coaps": [port.number for port in self.coaps_ports],
-            "mqtt": [_number(port) for port in self.mqtt_ports],
+            "mqtt": self.outlet.port_numbers(),
             "http": self.api.number,
         }
         try:
@@ -411,7 +362,9 @@ class Gateway(MultiService):
         """Do what is to be looked at once a second."""
         self.secure.handle_timer()
         self.uplink.handle_timer()
-        self.link.handle_timer()
+        self._resources.handle_timer(time.monotonic())
+        self.outlet.handle_timer()
+        self.spool.look_at_requests()
 
     # ------------------------------------------------------------------ stop
 
@@ -422,6 +375,8 @@ class Gateway(MultiService):
             for port in self.coap_ports + self.coaps_ports:
                 port.stopReading()
             yield self.spool.flush().addErrback(self._not_closed)
+            self.publisher.stop()
+            yield self.outlet.drain()
             self.publisher.stop()
             yield self.spool.close()
             for port in self.coap_ports + self.coaps_ports:

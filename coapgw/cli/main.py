@@ -15,6 +15,7 @@ from coapgw.cli import config as config_verbs
 from coapgw.cli import device as device_verbs
 from coapgw.cli import send as send_verb
 from coapgw.cli import spool as spool_verbs
+from coapgw.cli import template as template_verbs
 from coapgw.cli.output import Output
 from coapgw.config import load
 from coapgw.errors import CoapgwError, ConfigurationInvalid
@@ -30,9 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in a terminal that cannot show it
+    words = sys.argv[1:] if argv is None else argv
     try:
-        asked = make_parser().parse_args(argv)
+        asked = make_parser().parse_args(words)
     except SystemExit as done:  # --help and --version, or a mistake that argparse has told
+        if done.code:
+            _hint_at_order(words)
         return EXIT_OK if done.code is None else int(done.code)
     try:
         status = _run(asked, Output(asked.json))
@@ -85,16 +89,26 @@ def make_parser() -> argparse.ArgumentParser:
     rooms = parser.add_subparsers(metavar="WHAT", required=True, parser_class=send_verb.MixedParser)
     for name, verbs, about in (
         ("device", device_verbs, "the list of devices"),
+        ("template", template_verbs, "Energy Saver templates"),
         ("spool", spool_verbs, "messages on their way to MQTT"),
         ("config", config_verbs, "the configuration"),
     ):
         room = rooms.add_parser(
-            name, help=about, description=about.capitalize() + ".", parents=[leaf], allow_abbrev=False
+            name, help=about, description=about[0].upper() + about[1:] + ".", parents=[leaf], allow_abbrev=False
         )
         verbs.add_verbs(room, leaf)
     about = "Send a CoAP request, over UDP or DTLS, and show the answer."
     send_verb.add_verb(rooms.add_parser("send", help=about, description=about, parents=[leaf], allow_abbrev=False))
     return parser
+
+
+def _hint_at_order(words: Sequence[str]) -> None:
+    """Say where the options of the tool itself stand, to whoever has put one behind the verb."""
+    behind = [
+        word for index, word in enumerate(words) if index and word.partition("=")[0] in ("--config", "--data", "--set")
+    ]
+    if behind and not words[0].startswith("-"):
+        print(f"coapgw: --config, --data and --set stand before {words[0]!r}", file=sys.stderr)
 
 
 def _discard_output() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Final, Protocol, runtime_checkable
 
 import attrs
@@ -24,6 +25,7 @@ from coapgw.coap.codec import (
     CONTENT,
     CONTENT_FORMAT,
     FETCH,
+    GATEWAY_TIMEOUT,
     GET,
     INTERNAL_SERVER_ERROR,
     IPATCH,
@@ -47,6 +49,7 @@ from coapgw.coap.exchange import Exchange, Handler, answering
 from coapgw.metrics import MessagingCounters
 
 _LATER_METHODS: Final = {FETCH: "render_FETCH", PATCH: "render_PATCH", IPATCH: "render_iPATCH"}
+ANSWER_SECONDS: Final = 120.0  # that a mounted resource may take; a client gives up after MAX_TRANSMIT_WAIT, 93 s
 FAILURES_LOGGED: Final = 100  # of mounted resources, per run: a request can cause one, and a flood must not fill a disk
 NOT_FOUND_BODY: Final = encode_body(payload=b"Not Found")  # what the hosted service says
 
@@ -76,6 +79,7 @@ class ResourceSite:
         """Serve the tree below *root*."""
         self.root = root
         self._counters = counters or MessagingCounters()
+        self._owed: dict[Exchange, tuple[float, Deferred[object]]] = {}  # in the order they are due
 
     def resolve(self, code: int, options: Options) -> Handler:
         """Return the handler of requests with this method and these options."""
@@ -132,8 +136,24 @@ class ResourceSite:
             if isinstance(rendered, Deferred):
                 rendered.addCallback(self._respond, exchange, options)
                 rendered.addErrback(self._failed, exchange)
+                if not exchange.answered:
+                    self._owed[exchange] = (exchange.now + ANSWER_SECONDS, rendered)
             else:
                 self._respond(rendered, exchange, options)
+
+    def handle_timer(self, now: float) -> None:
+        """Answer 5.04 for resources that have not answered in ``ANSWER_SECONDS``, and cancel what they do.
+
+        To be called now and then with the time of the message layers: what is owed an answer takes room that its
+        endpoint has not for other requests.
+        """
+        overdue = list(takewhile(lambda item: item[1][0] <= now, self._owed.items()))
+        for exchange, (_, rendering) in overdue:
+            del self._owed[exchange]
+            self._counters.failed_requests += 1
+            exchange.respond(GATEWAY_TIMEOUT)
+            with self.log.failuresHandled("a mounted resource could not be cancelled"):
+                rendering.cancel()
 
     def _find(self, request: coap.Message) -> resource.CoAPResource:
         """Walk down request.postpath; children may be dynamic (``getChild``)."""
@@ -146,6 +166,7 @@ class ResourceSite:
         return found
 
     def _respond(self, response: object, exchange: Exchange, options: Options) -> None:
+        self._owed.pop(exchange, None)
         if not isinstance(response, coap.Message):
             self._failed(Failure(TypeError("a resource rendered no message")), exchange)
             return
@@ -156,6 +177,9 @@ class ResourceSite:
 
     def _failed(self, failure: Failure, exchange: Exchange) -> None:
         """Answer 5.00; the log gets the reason of the first few, the counter all of them."""
+        self._owed.pop(exchange, None)
+        if exchange.answered:
+            return  # it was too late
         if failure.check(error.NoResource):
             exchange.respond(NOT_FOUND, NOT_FOUND_BODY)
             return

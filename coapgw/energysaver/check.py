@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from coapgw.energysaver.errors import Mistake, TemplateInvalid
-from coapgw.energysaver.syntax import Case, Kind, Mapping, Selector, Statement, Switch
+from coapgw.energysaver.syntax import Case, Constant, Kind, Mapping, Repeat, Selector, Statement, Switch
 
 NESTING_LIMIT: Final = 32  # blocks of statements in one another
 PAYLOAD_LIMIT: Final = 1 << 20  # bytes that a selector may reach; no device sends more
@@ -16,7 +16,7 @@ LEVELS_LIMIT: Final = 32  # of nested objects in an asset
 MISTAKES_LIMIT: Final = 100  # that are reported; the first are enough to begin with
 
 _LENGTHS: Final = {Kind.INT: (1, 2, 4, 8), Kind.UINT: (1, 2, 4, 8), Kind.FLOAT: (4, 8)}
-_KINDS: Final = {kind.value: kind for kind in Kind}
+_KINDS: Final = {kind.value: kind for kind in Kind if kind is not Kind.TIME}
 _LOCATIONS: Final = {"location_lat": "lat", "location_long": "long"}
 _TRUTH: Final = {"true": True, "false": False, 0: False, 1: True}
 
@@ -26,7 +26,11 @@ def check(template: object) -> tuple[Statement, ...]:
 
     Raises TemplateInvalid, with all mistakes.
     """
-    checking = _Checking()
+    return conclude(Checking(), template)
+
+
+def conclude(checking: Checking, template: object) -> tuple[Statement, ...]:
+    """Return what *checking* finds in a template.  Raises TemplateInvalid, with all mistakes."""
     statements = checking.template(template)
     if not checking.mistakes:
         checking.mistakes += _collisions(statements)
@@ -35,10 +39,13 @@ def check(template: object) -> tuple[Statement, ...]:
     return statements
 
 
-class _Checking:
-    """One walk through a template."""
+class Checking:
+    """One walk through a template; that of version 2 derives from it."""
+
+    reach: int = PAYLOAD_LIMIT
 
     def __init__(self) -> None:
+        """Begin without a mistake."""
         self.mistakes: list[Mistake] = []
 
     def wrong(self, path: str, sentence: str) -> None:
@@ -47,11 +54,12 @@ class _Checking:
             self.mistakes.append(Mistake(path, sentence))
 
     def template(self, template: object) -> tuple[Statement, ...]:
+        """Return the statements of a template; mistakes are noted."""
         if not isinstance(template, dict):
             self.wrong("", "a template is a JSON object")
             return ()
         for name in ("name", "comment", "version"):
-            self._text(template, name, "")
+            self.text(template, name, "")
         if "sense" not in template:
             self.wrong("/sense", "is missing: it holds the list of statements")
             return ()
@@ -60,7 +68,7 @@ class _Checking:
     def block(self, block: object, path: str, depth: int) -> tuple[Statement, ...]:
         """Return the statements of a list; blocks in it are as good as their statements."""
         if not isinstance(block, list):
-            self.wrong(path, f"is {_what(block)}, not a list of statements")
+            self.wrong(path, f"is {what(block)}, not a list of statements")
             return ()
         if depth > NESTING_LIMIT:
             self.wrong(path, f"blocks are nested more than {NESTING_LIMIT} deep")
@@ -71,12 +79,13 @@ class _Checking:
         return tuple(statements)
 
     def statement(self, item: object, path: str, depth: int) -> Sequence[Statement]:
+        """Return what a statement comes to."""
         if isinstance(item, list):
             return self.block(item, path, depth + 1)
         if not isinstance(item, dict):
-            self.wrong(path, f"is {_what(item)}, not a statement")
+            self.wrong(path, f"is {what(item)}, not a statement")
             return ()
-        self._text(item, "comment", path)
+        self.text(item, "comment", path)
         if "asset" in item and "switch" in item:
             self.wrong(path, "has both an asset and a switch: make it two statements")
             return ()
@@ -89,6 +98,7 @@ class _Checking:
         return ()
 
     def mapping(self, item: dict[str, Any], path: str) -> Sequence[Mapping]:
+        """Return what gives an asset its value, if it is one."""
         asset = self.asset(item["asset"], f"{path}/asset")
         if "value" not in item:
             self.wrong(f"{path}/value", "is missing: a constant text, or what to take out of the payload")
@@ -100,8 +110,9 @@ class _Checking:
         return (Mapping(asset, value, location),)
 
     def asset(self, asset: object, path: str) -> str | None:
+        """Return the name of an asset, if it is one."""
         if not isinstance(asset, str):
-            self.wrong(path, f"is {_what(asset)}, not a name")
+            self.wrong(path, f"is {what(asset)}, not a name")
         elif not asset or len(asset) > ASSET_LIMIT:
             self.wrong(path, f"a name has 1 to {ASSET_LIMIT} characters")
         elif not all(asset.split(".")):
@@ -112,7 +123,8 @@ class _Checking:
             return asset
         return None
 
-    def location(self, item: dict[str, Any], value: str | Selector | None, path: str) -> str:
+    def location(self, item: dict[str, Any], value: Constant | Selector, path: str) -> str:
+        """Return which part of a position this is: ``lat``, ``long`` or nothing."""
         if "custom_type" not in item:
             return ""
         place = f"{path}/custom_type"
@@ -120,22 +132,27 @@ class _Checking:
         if location is None:
             self.wrong(place, 'is neither "location_lat" nor "location_long"')
             return ""
-        if isinstance(value, str) or (
-            value is not None and (value.kind is not Kind.FLOAT or value.length not in (8, None))
-        ):
-            self.wrong(place, "needs a float of 8 bytes as its value")
+        self.expect_degrees(value, place)
         return location
 
+    def expect_degrees(self, value: Constant | Selector, place: str) -> None:
+        """Note a mistake if a value cannot be a longitude or latitude; None was a mistake already."""
+        if isinstance(value, str) or (
+            isinstance(value, Selector) and (value.kind is not Kind.FLOAT or value.length not in (8, None))
+        ):
+            self.wrong(place, "needs a float of 8 bytes as its value")
+
     def selector(self, item: object, path: str) -> Selector | None:
+        """Return what selects a value, if it is one."""
         if not isinstance(item, dict):
-            self.wrong(path, f"is {_what(item)}, not an object that says which bytes, and what they are")
+            self.wrong(path, f"is {what(item)}, not an object that says which bytes, and what they are")
             return None
         before = len(self.mistakes)
-        self._text(item, "comment", path)
-        kind = self._kind(item, path)
-        byte = self._number(item, "byte", path, 0, PAYLOAD_LIMIT)
-        endbyte = self._number(item, "endbyte", path, -PAYLOAD_LIMIT, 0)
-        length = self._number(item, "bytelength", path, 1, PAYLOAD_LIMIT)
+        self.text(item, "comment", path)
+        kind = self.kind(item, path)
+        byte = self.number(item, "byte", path, 0, PAYLOAD_LIMIT)
+        endbyte = self.number(item, "endbyte", path, -PAYLOAD_LIMIT, 0)
+        length = self.number(item, "bytelength", path, 1, PAYLOAD_LIMIT)
         if "byte" not in item and "endbyte" not in item:
             self.wrong(path, "needs a byte to begin at, or an endbyte to count from the end, or both")
         both = "byte" in item and "endbyte" in item
@@ -151,12 +168,13 @@ class _Checking:
         if kind in _LENGTHS and length is not None and length not in _LENGTHS[kind] and not both:
             allowed = ", ".join(map(str, _LENGTHS[kind]))
             place = f"{path}/bytelength"
-            self.wrong(place, f"is {length}, and {_an(kind.value)} has {allowed} bytes")
+            self.wrong(place, f"is {length}, and {an(kind.value)} has {allowed} bytes")
         if kind is None or len(self.mistakes) > before:
             return None
         return Selector(kind, byte, endbyte, None if both else length, order == "little")
 
     def switch(self, item: dict[str, Any], path: str, depth: int) -> Sequence[Switch]:
+        """Return a switch, if its selector is one."""
         on = self.selector(item["switch"], f"{path}/switch")
         listed = item.get("on")
         if not isinstance(listed, list):
@@ -168,16 +186,16 @@ class _Checking:
         for number, case in enumerate(listed):
             place = f"{path}/on/{number}"
             if not isinstance(case, dict):
-                self.wrong(place, f"is {_what(case)}, not a case")
+                self.wrong(place, f"is {what(case)}, not a case")
                 continue
-            self._text(case, "comment", place)
+            self.text(case, "comment", place)
             if not case.keys() - {"comment"}:
                 continue
-            do = self._do(case, place, depth)
+            do = self.case_block(case, place, depth)
             if "case" in case and "default" in case:
                 self.wrong(place, "is both a case and the default")
             elif "case" in case:
-                value = self._case_value(case["case"], on, f"{place}/case")
+                value = self.case_value(case["case"], on, f"{place}/case")
                 if value is not None:
                     cases.append(Case(value, do))
             elif "default" not in case:
@@ -190,16 +208,17 @@ class _Checking:
                 default = do
         return () if on is None else (Switch(on, tuple(cases), default or ()),)
 
-    def _do(self, case: dict[str, Any], path: str, depth: int) -> tuple[Statement, ...]:
+    def case_block(self, case: dict[str, Any], path: str, depth: int) -> tuple[Statement, ...]:
+        """Return the statements of a case."""
         if "do" not in case:
             self.wrong(f"{path}/do", "is missing: it holds the list of statements")
             return ()
         return self.block(case["do"], f"{path}/do", depth + 1)
 
-    def _case_value(self, value: object, on: Selector | None, path: str) -> int | float | str | bool | None:
+    def case_value(self, value: object, on: Selector | None, path: str) -> int | float | str | bool | None:
         """Return a case's value as the switch's selector gives it; a text that spells a number is that number."""
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            self.wrong(path, f"is {_what(value)}; a case is a text or a number")
+            self.wrong(path, f"is {what(value)}; a case is a text or a number")
             return None
         if on is None:
             return None
@@ -215,29 +234,32 @@ class _Checking:
         try:
             return _as_float(float(value), on) if on.kind is Kind.FLOAT else _whole(value)
         except ValueError:
-            self.wrong(path, f"can never be: the switch is {_an(on.kind.value)}")
+            self.wrong(path, f"can never be: the switch is {an(on.kind.value)}")
             return None
 
-    def _kind(self, item: dict[str, Any], path: str) -> Kind | None:
+    def kind(self, item: dict[str, Any], path: str) -> Kind | None:
+        """Return what the bytes are, if that is known."""
         written = item.get("type")
         kind = _KINDS.get(written) if isinstance(written, str) else None
         if kind is None:
-            problem = "is missing" if "type" not in item else f"is {_what(written)}"
+            problem = "is missing" if "type" not in item else f"is {what(written)}"
             self.wrong(f"{path}/type", f"{problem}: it is one of {', '.join(_KINDS)}")
         return kind
 
-    def _number(self, item: dict[str, Any], name: str, path: str, least: int, most: int) -> int | None:
+    def number(self, item: dict[str, Any], name: str, path: str, least: int, most: int) -> int | None:
+        """Return a whole number within bounds, None if it is absent or none."""
         if name not in item:
             return None
         value = item[name]
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            self.wrong(f"{path}/{name}", f"is {_what(value)}; it is a whole number from {least} to {most}")
+            self.wrong(f"{path}/{name}", f"is {what(value)}; it is a whole number from {least} to {most}")
             return None
         return value
 
-    def _text(self, item: dict[str, Any], name: str, path: str) -> None:
+    def text(self, item: dict[str, Any], name: str, path: str) -> None:
+        """Note a mistake if what should be a text is none."""
         if name in item and not isinstance(item[name], str):
-            self.wrong(f"{path}/{name}", f"is {_what(item[name])}, not a text")
+            self.wrong(f"{path}/{name}", f"is {what(item[name])}, not a text")
 
 
 def _collisions(statements: Sequence[Statement]) -> Iterator[Mistake]:
@@ -262,6 +284,10 @@ class _Meeting:
         for statement in statements:
             if isinstance(statement, Mapping):
                 yield from self._meet(statement.path)
+                continue
+            if isinstance(statement, Repeat):
+                yield from self._meet(statement.path)
+                yield from _Meeting().walk(statement.do)  # each element is an object of its own
                 continue
             given: dict[tuple[_Path, bool], None] = {}
             for block in (*(case.do for case in statement.cases), statement.default):
@@ -310,7 +336,7 @@ def _number_text(value: int | float) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _what(value: object) -> str:
+def what(value: object) -> str:
     """Return what a JSON value is, in a word or two."""
     match value:
         case None:
@@ -327,5 +353,6 @@ def _what(value: object) -> str:
             return "an object"
 
 
-def _an(name: str) -> str:
+def an(name: str) -> str:
+    """Return a noun with its article."""
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from coapgw.errors import CoapgwError, PeerError
+from coapgw.errors import CoapgwError, Untranslatable
 
 
 @attrs.frozen
@@ -30,10 +30,9 @@ class TemplateInvalid(CoapgwError):
         self.mistakes = mistakes
 
 
-class PayloadDoesNotFit(PeerError):
-    """A payload that the template cannot translate; *description* is that of the ERROR event."""
+class PayloadDoesNotFit(Untranslatable):
+    """A payload that the template cannot translate."""
 
     def __init__(self, asset: str, error: str) -> None:
         """Name the asset that could not be had, and why."""
-        self.description = f"Asset path:{asset}, Error: {error}"
-        super().__init__(self.description)
+        super().__init__(f"Asset path:{asset}, Error: {error}")

@@ -29,10 +29,15 @@ def float32_text(value: float) -> str:
     """
     if not math.isfinite(value):
         raise NotFinite(value)
+    return float64_text(float32_nearest(value))
+
+
+def float32_nearest(value: float) -> float:
+    """Return the number of few digits that reads back as the same 4-byte float, which is finite."""
     for digits in _FLOAT32_DIGITS:
         near = float(f"{value:.{digits}g}")
         if _reads_back(near, value):
-            return float64_text(near)
+            return near
     raise AssertionError("nine digits always suffice")
 
 

@@ -2,7 +2,7 @@
 
 Python source is generated and compiled once.  Nothing a template says ever becomes part of that source: it holds names
 that are made here, and whole numbers that were checked; texts, cases and layouts are passed in as constants under such
-names (docs/decisions/0011-energy-saver.md).
+names (docs/decisions/0011-compiled-templates.md).
 
 The function reads values in the order of the statements and notes which case each switch took.  The cases taken decide
 how the document looks: its layout, a text with a place for each value, is made when they are taken for the first time.
@@ -27,7 +27,7 @@ from coapgw.energysaver.syntax import Kind, Mapping, Selector, Statement, Switch
 LAYOUTS_LIMIT: Final = 256  # kept, of ways through the switches of a template
 SWITCH_ASSET: Final = "switch"  # what an error says when it is a switch's value that cannot be had
 
-_FORMATS: Final = {
+FORMATS: Final = {
     (Kind.INT, 1): "b",
     (Kind.INT, 2): "h",
     (Kind.INT, 4): "i",
@@ -122,7 +122,7 @@ def _carried_out(statements: Sequence[Statement], taken: Iterator[int]) -> Itera
     for statement in statements:
         if isinstance(statement, Mapping):
             yield statement
-        else:
+        elif isinstance(statement, Switch):
             number = next(taken)
             block = statement.cases[number].do if number < len(statement.cases) else statement.default
             yield from _carried_out(block, taken)
@@ -153,7 +153,7 @@ def _reading_any(asset: str, selector: Selector) -> Callable[[bytes], Any]:
     order = "little" if selector.little else "big"
 
     def read(data: bytes) -> Any:
-        format_ = _FORMATS.get((selector.kind, len(data)))
+        format_ = FORMATS.get((selector.kind, len(data)))
         if format_ is None:
             raise PayloadDoesNotFit(asset, f"can't read {selector.kind.value} from {len(data)} bytes")
         if selector.kind is Kind.FLOAT:
@@ -175,7 +175,7 @@ def _showing(asset: str, show: Callable[[float], str]) -> Callable[[float], str]
     return shown
 
 
-def _text_of(data: bytes) -> str:
+def text_of(data: bytes) -> str:
     """Return UTF-8 as text: zeros at the end are padding, bytes that are none become U+FFFD."""
     return data.rstrip(b"\0").decode("utf-8", "replace")
 
@@ -187,7 +187,7 @@ class _Source:
         self._statements = statements
         self._slots = slots
         self._lines: list[str] = []
-        self._constants: dict[str, Any] = {"text_of": _text_of, "escaped": _escaped}
+        self._constants: dict[str, Any] = {"text_of": text_of, "escaped": _escaped}
         self._names = count()
         self._has_switch = False
 
@@ -220,7 +220,7 @@ class _Source:
                 if isinstance(statement.value, Selector):
                     slot = self._slots.setdefault(id(statement), len(self._slots))
                     self._value(statement.value, statement.asset, f"v{slot}", depth, as_json=True)
-            else:
+            elif isinstance(statement, Switch):
                 self._switch(statement, depth)
 
     def _switch(self, switch: Switch, depth: int) -> None:
@@ -266,7 +266,7 @@ class _Source:
         elif (kind, length) == (Kind.UINT, 1):
             number = f"payload[{start}]"
         else:
-            packed = struct.Struct("><"[selector.little] + _FORMATS[kind, length])
+            packed = struct.Struct("><"[selector.little] + FORMATS[kind, length])
             number = f"{self._constant(packed.unpack_from)}(payload, {start})[0]"
         if not as_json:
             self._write(depth, f"{name} = {number}")

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from zope.interface import implementer
 
 from coapgw.energysaver.check import check
+from coapgw.energysaver.check_2 import check_2
+from coapgw.energysaver.encode import ValuesDoNotFit, encode
 from coapgw.energysaver.errors import Mistake, PayloadDoesNotFit, TemplateInvalid
 from coapgw.energysaver.program import Program
-from coapgw.json_text import JsonInvalid, parse_json
+from coapgw.energysaver.program_2 import Program2
+from coapgw.energysaver.syntax import Statement
+from coapgw.interfaces import ITranslator
+from coapgw.json_text import Json, JsonInvalid, parse_json
+from coapgw.model import Translated
 
+VERSION_2: Final = "2"
 TEXT_LIMIT: Final = 65_536  # bytes of a template: what the management API takes
 
 
-class Translation(NamedTuple):
-    """A payload as JSON: the *document*, compact and UTF-8, and (longitude, latitude) if it has both."""
-
-    document: bytes
-    location: tuple[str, str] | None
-
-
+@implementer(ITranslator)
 class Template:
     """A template without mistakes; ``parse_template`` makes it."""
 
-    def __init__(self, text: str, name: str | None, version: str, program: Program) -> None:
-        """Keep what was written with what was made of it."""
+    def __init__(self, text: str, name: str | None, version: str, statements: Sequence[Statement]) -> None:
+        """Compile checked *statements*, and keep them with what was written."""
         self.text = text
         self.name = name
         self.version = version
-        self._program = program
+        self._statements = statements
+        self._program: Program | Program2 = Program2(statements) if version == VERSION_2 else Program(statements)
 
-    def translate(self, payload: bytes) -> Translation:
+    def translate(self, payload: bytes) -> Translated:
         """Return the JSON for a payload.  Raises PayloadDoesNotFit."""
         document, location = self._program(payload)
-        return Translation(document.encode(), location)
+        return Translated(document.encode(), location)
+
+    def encode(self, values: Mapping[str, Json]) -> bytes:
+        """Return a payload that becomes *values*, the other way round.  Raises ValuesDoNotFit."""
+        return encode(self._statements, values, lambda payload: parse_json(self.translate(payload).document))
 
 
 def parse_template(text: str | bytes) -> Template:
@@ -47,13 +56,13 @@ def parse_template(text: str | bytes) -> Template:
         written = parse_json(data)
     except JsonInvalid as invalid:
         raise TemplateInvalid([Mistake("", invalid.reason)]) from None
-    statements = check(written)
+    version = written.get("version") if isinstance(written, dict) else None
+    statements = check_2(written) if version == VERSION_2 else check(written)
     assert isinstance(written, dict)
-    name, version = written.get("name"), written.get("version")
-    program = Program(statements)
+    name = written.get("name")
     return Template(
-        data.decode(), name if isinstance(name, str) else None, version if isinstance(version, str) else "1", program
+        data.decode(), name if isinstance(name, str) else None, version if isinstance(version, str) else "1", statements
     )
 
 
-__all__ = ["Mistake", "PayloadDoesNotFit", "Template", "TemplateInvalid", "Translation", "parse_template"]
+__all__ = ["Mistake", "PayloadDoesNotFit", "Template", "TemplateInvalid", "ValuesDoNotFit", "parse_template"]

@@ -13,12 +13,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from coapgw.errors import CoapgwError, DeviceNotFound, DeviceUnknown, PeerError, StorageError
+from coapgw.gateway.rate import DeviceRates, OverRate
 from coapgw.interfaces import IDeviceKeys
 from coapgw.metrics import BootstrapCounters
 from coapgw.model import Device, DeviceKey
 
 ASKING_LIMIT: Final = 1000  # devices whose keys are being written or wait for that: a second or two
 JOINED_LIMIT: Final = 16  # calls of one device that get the answer to the one under way
+CALLS_PER_SECOND: Final = 1.0  # of one device, on the average
+CALLS_AT_ONCE: Final = 30
 PATIENCE_SECONDS: Final = 30.0  # a call that has waited for so long is not made: its device has repeated itself by then
 FAILURES_LOGGED: Final = 100  # per run: one key that cannot be unsealed among good ones must not fill a disk
 
@@ -88,6 +91,7 @@ class Bootstrap:
         self._monotonic = monotonic
         self._learn = learn
         self.counters = counters or BootstrapCounters()
+        self._rates = DeviceRates(CALLS_PER_SECOND, CALLS_AT_ONCE - 1, monotonic)
         self._asking: dict[str, list[tuple[str, Told]]] = {}
         self._failing = False
         self._failures_logged = 0
@@ -100,10 +104,11 @@ class Bootstrap:
             source: the address it asks from, in figures; None over a transport on which it has proved who it is.
             local_host: the address of ours that was asked, in figures.
             told: gets a PeerError if this device may not know, StorageError if no key could be stored, TooManyAsking,
-                or OwnAddressUnknown.
+                OverRate, or OwnAddressUnknown.
         """
         try:
             iccid = self._checked(device, source)
+            self._expect_calm(iccid)
             url = self._settings.public_url or self._derived_url(local_host)
             self._join(iccid, url, told)
         except CoapgwError as refusal:
@@ -118,6 +123,14 @@ class Bootstrap:
             self.counters.unauthorised += 1
             raise DeviceUnknown(source) if device is None else TermsNotAccepted(device.iccid)
         return device.iccid
+
+    def _expect_calm(self, iccid: str) -> None:
+        """Count a call of this device.  Raises OverRate: each is a commit, and what loops is no firmware that works."""
+        try:
+            self._rates.take(iccid)
+        except OverRate:
+            self.counters.over_rate += 1
+            raise
 
     def _is_trusted(self, source: str) -> bool:
         """Return whether a call from this address may be answered over plain CoAP."""

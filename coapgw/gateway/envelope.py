@@ -6,6 +6,7 @@ an envelope is a concatenation; the tests parse it with ``json`` and compare it 
 
 from __future__ import annotations
 
+import json
 from binascii import b2a_base64
 from collections.abc import Callable
 from typing import Final
@@ -71,6 +72,24 @@ class EnvelopeWriter:
             f'"New Device successfully registered for the first time - {device.iccid}"}}}}'
         )
         return self._head("LIFECYCLE", device, message_id, received) + event.encode()
+
+    def error(self, device: Device, message_id: str, received: int, description: str, payload: bytes) -> bytes:
+        """Return the event that a payload could not be translated; it holds the payload as it came (base64)."""
+        event = (
+            f'"error":{{"id":"{message_id}","type":"DEVICE","message":"Translator[UserPayloadError]",'
+            f'"description":{json.dumps(description, ensure_ascii=False)},"payloadExists":true,"payload":"'
+        )
+        return (
+            self._head("ERROR", device, message_id, received)
+            + event.encode()
+            + b2a_base64(payload, newline=False)
+            + b'"}}'
+        )
+
+    def location(self, device: Device, message_id: str, received: int, location: tuple[str, str]) -> bytes:
+        """Return the event that a device is at (longitude, latitude), as text."""
+        event = f'"location":{{"source":"GPS","coordinates":["{location[0]}","{location[1]}"]}}}}'
+        return self._head("LOCATION", device, message_id, received) + event.encode()
 
     def _head(self, kind: str, device: Device, message_id: str, received: int) -> bytes:
         head = f'{{"type":"{kind}","version":"1.0.0","id":"{message_id}","received":"{received}","source":"COAP",'

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from twisted.logger import Logger
@@ -12,6 +14,7 @@ from coapgw.coap.codec import (
     BAD_REQUEST,
     CHANGED,
     CONTENT,
+    CONTENT_FORMAT,
     FORBIDDEN,
     GATEWAY_TIMEOUT,
     GET,
@@ -40,7 +43,7 @@ from coapgw.errors import DeviceUnknown, PayloadTooLarge, StorageError, TopicRef
 from coapgw.gateway.bootstrap import Bootstrap, SourceRefused, TermsNotAccepted, TooManyAsking
 from coapgw.gateway.rate import OverRate
 from coapgw.gateway.topics import parse_topic
-from coapgw.gateway.uplink import NotPublished, TooManyWaiting, Uplink
+from coapgw.gateway.uplink import Decode, NotPublished, TooManyWaiting, Uplink
 from coapgw.model import Device
 
 RETRY_SECONDS: Final = 30  # Max-Age of a 5.03: what a full spool or a failing disk may need at the least
@@ -86,6 +89,8 @@ def bootstrap_answer_to(error: Exception) -> tuple[int, bytes]:
             return UNAUTHORIZED, encode_body(payload=_TERMS)
         case TooManyAsking():
             return SERVICE_UNAVAILABLE, _RETRY
+        case OverRate():
+            return answer_to(error)
         case _:
             return INTERNAL_SERVER_ERROR, encode_body(payload=_NO_KEY)
 
@@ -101,12 +106,17 @@ def conclude(exchange: Exchange, error: Exception | None) -> None:
 class UplinkResource(resource.CoAPResource):  # type: ignore[misc] # txThings has no types
     """``/`` and ``/data``: POST takes a message."""
 
-    def __init__(self, uplink: Uplink, title: str, other_methods: Handler) -> None:
-        """Give messages to *uplink*; *other_methods* answers everything that is not a POST."""
+    def __init__(self, uplink: Uplink, decoders: Mapping[int, Decode], other_methods: Handler) -> None:
+        """Give messages to *uplink*; *other_methods* answers everything that is not a POST.
+
+        Args:
+            decoders: by Content-Format, for payloads that no template is there for.
+        """
         super().__init__()
         self.visible = True
-        self.addParam(resource.LinkParam("title", title))
+        self.addParam(resource.LinkParam("title", "uplink"))
         self._uplink = uplink
+        self._decoders = decoders
         self._other_methods = other_methods
 
     def bind(self, code: int, options: Options) -> Handler:
@@ -120,11 +130,13 @@ class UplinkResource(resource.CoAPResource):  # type: ignore[misc] # txThings ha
         except TopicRefused as refusal:
             return self._refuse(refusal)
         accept, counters = self._uplink.accept, self._uplink.counters
+        written = next((value for number, value in options if number == CONTENT_FORMAT), None)
+        decode = None if written is None else self._decoders.get(int.from_bytes(written, "big"))
 
         def handle(exchange: Exchange, payload: bytes) -> None:
             device = exchange.principal
             if isinstance(device, Device):
-                accept(device, topic, payload, partial(conclude, exchange))
+                accept(device, topic, payload, partial(conclude, exchange), decode)
             else:
                 counters.unauthorised += 1
                 exchange.respond(UNAUTHORIZED)
@@ -180,11 +192,17 @@ class BootstrapResource(resource.CoAPResource):  # type: ignore[misc] # txThings
         self._bootstrap.ask(device if isinstance(device, Device) else None, source, exchange.local_host, told)
 
 
-def make_root(uplink: Uplink, bootstrap: Bootstrap) -> resource.CoAPResource:
-    """Return the tree of coapgw's resources; an application may mount its own below it with ``putChild``."""
+def make_root(
+    uplink: Uplink, bootstrap: Bootstrap, decoders: Mapping[int, Decode] = MappingProxyType({})
+) -> resource.CoAPResource:
+    """Return the tree of coapgw's resources; an application may mount its own below it with ``putChild``.
+
+    Args:
+        decoders: see UplinkResource.
+    """
     not_here = answering(METHOD_NOT_ALLOWED)
-    root = UplinkResource(uplink, "uplink", _root_methods)
-    root.putChild(b"data", UplinkResource(uplink, "uplink", not_here))
+    root = UplinkResource(uplink, decoders, _root_methods)
+    root.putChild(b"data", UplinkResource(uplink, decoders, not_here))
     root.putChild(b"bootstrap", BootstrapResource(bootstrap))
     well_known = Branch()
     well_known.putChild(b"core", WellKnownCore(root))

@@ -7,7 +7,19 @@ from typing import Final
 
 import attrs
 
-from coapgw.errors import DeviceExists, DeviceNotFound, DeviceRefused, KeyNotFound, KeyRefused, StorageError
+from coapgw.energysaver.errors import TemplateInvalid
+from coapgw.errors import (
+    DeviceExists,
+    DeviceNotFound,
+    DeviceRefused,
+    KeyNotFound,
+    KeyRefused,
+    StorageError,
+    TemplateConflict,
+    TemplateNotFound,
+    TemplateRefused,
+    Untranslatable,
+)
 from coapgw.http.devices import DeviceOperations
 from coapgw.http.health import HealthOperations
 from coapgw.http.jobs import KeyJobs
@@ -27,22 +39,21 @@ from coapgw.http.refusals import (
     TooBusy,
     TooSlow,
 )
-from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen
+from coapgw.http.schema import SHOWN_MISTAKES
+from coapgw.http.templates import TemplateOperations
+from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen, ISavings, ITemplates
 
 
 def answer_to(error: Exception) -> Reply:
     """Return the reply that tells a client of *error*."""
     match error:
-        case RequestInvalid():
-            return _refusal(400, error.mistakes)
-        case KeyRefused():
-            return _refusal(400, [Mistake("secretKey", error.reason)])
-        case DeviceRefused():
-            status = 409 if isinstance(error, DeviceExists) else 400
-            return _refusal(status, [Mistake(error.field, error.reason)])
+        case RequestInvalid() | KeyRefused() | DeviceRefused() | TemplateRefused() | TemplateInvalid():
+            return _refusal(*_wrong_with_body(error))
+        case Untranslatable():
+            return _refusal(400, [Mistake("payload", error.description)])
         case TokenRefused():
             return _told(401, error, ("WWW-Authenticate", 'Bearer realm="coapgw"'))
-        case DeviceNotFound() | KeyNotFound() | JobNotFound() | PathUnknown():
+        case DeviceNotFound() | KeyNotFound() | TemplateNotFound() | JobNotFound() | PathUnknown():
             return _told(404, error)
         case MethodRefused():
             return _told(405, error, ("Allow", ", ".join(error.allowed)))
@@ -58,6 +69,22 @@ def answer_to(error: Exception) -> Reply:
             return _told(500, error)
         case _:
             return _refusal(500, [Mistake("", "an error of the gateway's own")])
+
+
+def _wrong_with_body(
+    error: RequestInvalid | KeyRefused | DeviceRefused | TemplateRefused | TemplateInvalid,
+) -> tuple[int, Sequence[Mistake]]:
+    """Return the status for a request that cannot be done as it is, and which of its fields is why."""
+    match error:
+        case RequestInvalid():
+            return 400, error.mistakes
+        case KeyRefused():
+            return 400, [Mistake("secretKey", error.reason)]
+        case TemplateInvalid():
+            return 422, [Mistake(f"template#{one.path}", one.sentence) for one in error.mistakes[:SHOWN_MISTAKES]]
+        case _:
+            status = 409 if isinstance(error, DeviceExists | TemplateConflict) else 400
+            return status, [Mistake(error.field, error.reason)]
 
 
 def _told(status: int, error: Exception, *headers: tuple[str, str]) -> Reply:
@@ -80,6 +107,8 @@ class ApiParts:
     last_seen: ILastSeen
     keys: IDeviceKeys
     jobs: KeyJobs
+    templates: ITemplates
+    savings: ISavings
     unready: Callable[[], Sequence[str]]
     metrics: Callable[[], bytes]
 
@@ -91,6 +120,7 @@ def make_table(parts: ApiParts) -> OperationTable:
         (
             *DeviceOperations(parts.registry, parts.last_seen).operations(),
             *KeyOperations(parts.keys, parts.jobs).operations(),
+            *TemplateOperations(parts.templates, parts.savings).operations(),
             document.operation(),
             *HealthOperations(parts.unready, parts.metrics).operations(),
         )

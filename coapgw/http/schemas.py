@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from coapgw.http.schema import Schema
-from coapgw.model import NAME_LIMIT, DeviceStatus, KeyFormat
+from coapgw.model import NAME_LIMIT, DeviceStatus, KeyFormat, TemplateStatus
 
 KEYS_AT_ONCE: Final = 5_000  # PRODUCT section 8
 PAGE_DEFAULT: Final = 100
@@ -126,6 +126,41 @@ NEW_KEY_JOB: Final = closed(
     },
     "keys",
 )
+TEMPLATE_TEXT: Final[Schema] = {"type": "string", "description": "the template: JSON, as a text"}
+_TEMPLATE: Final[dict[str, Schema]] = {
+    "name": NAME,
+    "template": TEMPLATE_TEXT,
+    "protocolFilter": array_of(PROTOCOL, minItems=1, maxItems=1),
+    "status": {
+        "type": "string",
+        "enum": [status.value for status in TemplateStatus],
+        "description": "one template at a time is ACTIVE",
+    },
+}
+TEMPLATE: Final = closed(
+    "Template",
+    {"id": {"type": "string"}, **_TEMPLATE, "createdAt": TIME, "updatedAt": TIME},
+    *("id", "name", "template", "protocolFilter", "status", "createdAt", "updatedAt"),
+)
+TEMPLATES: Final = closed("Templates", {"items": array_of(TEMPLATE)}, "items")
+NEW_TEMPLATE: Final = closed(
+    "NewTemplate", _TEMPLATE, "name", "template", description="INACTIVE, and for COAP, if it does not say otherwise"
+)
+TEMPLATE_CHANGES: Final = closed("TemplateChanges", _TEMPLATE, description="what is absent stays as it is")
+TEMPLATE_TRIAL: Final = closed(
+    "TemplateTrial",
+    {"template": TEMPLATE_TEXT, "payload": {"type": "string", "description": "base64 (RFC 4648 section 4)"}},
+    *("template", "payload"),
+)
+TRANSLATION: Final = closed(
+    "Translation",
+    {
+        "translatedPayload": {"type": "string", "description": "JSON, as a text"},
+        "reducedBytes": {"type": "integer", "description": "what the JSON is longer than the payload"},
+        "energyUsageReduction": {"type": "number", "description": "percent"},
+    },
+    *("translatedPayload", "reducedBytes", "energyUsageReduction"),
+)
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 _JOB: Final[dict[str, Schema]] = {
     "id": {"type": "string"},
@@ -169,3 +204,30 @@ ERROR: Final = closed(
     *("statusCode", "statusText", "errors"),
 )
 HEALTH: Final = closed("Health", {"status": {"type": "string"}}, "status")
+
+RANGES: Final = (1, 7, 30)  # days, PRODUCT section 5
+RANGE: Final[Schema] = {"type": "integer", "enum": list(RANGES)}
+_SAVINGS_FIGURES: Final = ("messagesTranslated", "averageBytesReducedPerMessage", "bytesSaved")
+_FIGURE: Final = closed(
+    "Figure",
+    {
+        "value": {"type": "number"},
+        "delta": {"type": "number", "description": "what it is more than in as many days before"},
+    },
+    *("value", "delta"),
+)
+SAVINGS: Final = closed("Savings", dict.fromkeys(_SAVINGS_FIGURES, _FIGURE), *_SAVINGS_FIGURES)
+_SAVED: Final[dict[str, Schema]] = {
+    "messagesTranslated": _COUNT,
+    "averageBytesReducedPerMessage": {"type": "number"},
+    "bytesSaved": {"type": "integer", "description": "JSON less payload; below 0 if the JSON is shorter"},
+}
+DAY: Final[Schema] = {"type": "string", "format": "date", "description": "a day, UTC"}
+SAVINGS_BY_DAY: Final = closed(
+    "SavingsByDay", {"items": array_of(closed("SavingsOfDay", {"day": DAY, **_SAVED}, "day", *_SAVED))}, "items"
+)
+SAVINGS_BY_DEVICE: Final = closed(
+    "SavingsByDevice",
+    {"items": array_of(closed("SavingsOfDevice", {"iccid": {"type": "string"}, **_SAVED}, "iccid", *_SAVED))},
+    "items",
+)

@@ -17,7 +17,7 @@ from coapgw.http.api import ApiParts, make_table
 from coapgw.http.jobs import KeyJobs
 from coapgw.http.protocol import ApiFactory
 from coapgw.http.threads import BoundedThreads
-from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen
+from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen, ISavings, ITemplates
 from coapgw.metrics import HttpCounters
 
 BACKLOG: Final = 500  # connections that wait to be accepted; beyond, the system lets them try again a second later
@@ -41,6 +41,8 @@ class ManagementApi:
         registry: IDeviceRegistry,
         keys: IDeviceKeys,
         last_seen: ILastSeen,
+        templates: ITemplates,
+        savings: ISavings,
         now_ms: Callable[[], int],
         unready: Callable[[], Sequence[str]],
         metrics: Callable[[], bytes],
@@ -51,7 +53,7 @@ class ManagementApi:
         self._threads = BoundedThreads(reactor)
         self._jobs = KeyJobs(keys, now_ms, os.urandom)
         self._jobs_thread = threading.Thread(target=self._jobs.run, name="coapgw key jobs", daemon=True)
-        parts = ApiParts(registry, last_seen, keys, self._jobs, unready, metrics)
+        parts = ApiParts(registry, last_seen, keys, self._jobs, templates, savings, unready, metrics)
         self.factory = ApiFactory(make_table(parts), token, reactor, self._threads.call, counters)
         self._port: IListeningPort | None = None
 

@@ -241,7 +241,7 @@ class Connection:
         self._finish(now)
 
     def _published(self, session: Session, packet: Publish) -> None:
-        topic, payload, qos, retain, _, packet_id = packet
+        topic, payload, qos, retain, _, packet_id, _ = packet
         if qos == 2:
             if packet_id not in session.received:
                 if len(session.received) >= RECEIVED_LIMIT:

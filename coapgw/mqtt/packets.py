@@ -1,27 +1,47 @@
-"""The packets of MQTT 3.1.1 as values, and how they are written; ``parser`` reads them.
+"""The packets of MQTT as values, and how 3.1.1 writes them; ``parser`` reads them.
 
 One codec for both roles.  PUBLISH and PUBACK are tuples, because there is one of each per message; the rest are frozen
 values.  Text that only names things (client id, user) is str; topics and payloads stay bytes.
 
-The seam for MQTT 5: its packets have the same first bytes, a property list at a fixed place and reason codes, so it
-needs a ``properties`` field here, one function that writes it, and ``Parser.version``.
+What only MQTT 5 says has a default, so that 3.1.1 need not know of it; ``version_5`` writes and reads it.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import NamedTuple, TypeAlias
 
 import attrs
 
-from coapgw.errors import PeerError
+from coapgw.mqtt.packet_types import (
+    AUTH,
+    CONNACK,
+    CONNECT,
+    DISCONNECT,
+    LENGTH_LIMIT,
+    LEVEL_3_1_1,
+    LEVEL_5,
+    PINGREQ,
+    PINGRESP,
+    PROTOCOL_NAME,
+    PUBACK,
+    PUBCOMP,
+    PUBLISH,
+    PUBREC,
+    PUBREL,
+    SUBACK,
+    SUBSCRIBE,
+    TEXT_LIMIT,
+    UNSUBACK,
+    UNSUBSCRIBE,
+    MqttFormatError,
+    encoded_length,
+    encoded_text,
+    framed,
+    pack_two,
+)
+from coapgw.mqtt.properties import NO_PROPERTIES, Properties
 
-CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBSCRIBE = range(1, 9)
-SUBACK, UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT = range(9, 15)
-
-PROTOCOL_NAME = b"MQTT"
-LEVEL_3_1_1 = 4
-LEVEL_5 = 5
+REMAINING_LENGTH_LIMIT = LENGTH_LIMIT
 
 ACCEPTED = 0x00  # table 3.1, CONNACK return codes
 REFUSED_VERSION = 0x01
@@ -31,18 +51,6 @@ REFUSED_PASSWORD = 0x04
 REFUSED_NOT_AUTHORISED = 0x05
 SUBSCRIBE_FAILED = 0x80  # section 3.9.3
 CONNACK_5_UNSUPPORTED_VERSION = b"\x20\x03\x00\x84\x00"  # MQTT 5 section 3.2: flags, reason, no properties
-
-TEXT_LIMIT = 65_535  # bytes; section 1.5.3, a two-byte length
-REMAINING_LENGTH_LIMIT = 268_435_455  # section 2.2.3, four seven-bit groups
-
-
-class MqttFormatError(PeerError):
-    """The peer sent something that is no MQTT; the connection ends (section 4.8)."""
-
-    def __init__(self, reason: str) -> None:
-        """Say what is wrong, without quoting the peer."""
-        super().__init__(reason)
-        self.reason = reason
 
 
 class Publish(NamedTuple):
@@ -54,12 +62,15 @@ class Publish(NamedTuple):
     retain: bool = False
     dup: bool = False
     packet_id: int = 0
+    properties: Properties = NO_PROPERTIES
 
 
 class PubAck(NamedTuple):
-    """QoS 1: the message with this packet identifier has arrived."""
+    """QoS 1: the message with this packet identifier has arrived, or was refused: *reason* is 0x80 or above."""
 
     packet_id: int
+    reason: int = 0
+    properties: Properties = NO_PROPERTIES
 
 
 @attrs.frozen
@@ -67,6 +78,8 @@ class PubRec:
     """QoS 2, first answer: received."""
 
     packet_id: int
+    reason: int = 0
+    properties: Properties = NO_PROPERTIES
 
 
 @attrs.frozen
@@ -74,6 +87,8 @@ class PubRel:
     """QoS 2, second part: released."""
 
     packet_id: int
+    reason: int = 0
+    properties: Properties = NO_PROPERTIES
 
 
 @attrs.frozen
@@ -81,6 +96,8 @@ class PubComp:
     """QoS 2, last answer: complete."""
 
     packet_id: int
+    reason: int = 0
+    properties: Properties = NO_PROPERTIES
 
 
 @attrs.frozen
@@ -91,11 +108,15 @@ class Will:
     payload: bytes
     qos: int = 0
     retain: bool = False
+    properties: Properties = NO_PROPERTIES
 
 
 @attrs.frozen
 class Connect:
-    """The first packet of a client; *keepalive* in seconds, 0 for none."""
+    """The first packet of a client; *keepalive* in seconds, 0 for none.
+
+    Of MQTT 5 if *level* says so; *clean_session* is its Clean Start.
+    """
 
     client_id: str
     clean_session: bool = True
@@ -103,6 +124,8 @@ class Connect:
     will: Will | None = None
     user: str | None = None
     password: bytes | None = attrs.field(default=None, repr=False)
+    level: int = LEVEL_3_1_1
+    properties: Properties = attrs.field(default=NO_PROPERTIES, repr=False)  # may hold authentication data
 
 
 @attrs.frozen
@@ -119,14 +142,16 @@ class ConnAck:
 
     session_present: bool
     code: int
+    properties: Properties = NO_PROPERTIES
 
 
 @attrs.frozen
 class Subscribe:
-    """Filters, each with the highest QoS that is wanted."""
+    """Filters, each with the highest QoS that is wanted; in MQTT 5 that is the lower half of its options."""
 
     packet_id: int
     filters: tuple[tuple[bytes, int], ...]
+    properties: Properties = NO_PROPERTIES
 
 
 @attrs.frozen
@@ -135,6 +160,7 @@ class SubAck:
 
     packet_id: int
     codes: tuple[int, ...]
+    properties: Properties = NO_PROPERTIES
 
 
 @attrs.frozen
@@ -143,13 +169,16 @@ class Unsubscribe:
 
     packet_id: int
     filters: tuple[bytes, ...]
+    properties: Properties = NO_PROPERTIES
 
 
 @attrs.frozen
 class UnsubAck:
-    """The answer to UNSUBSCRIBE."""
+    """The answer to UNSUBSCRIBE; MQTT 5 has a code for each filter."""
 
     packet_id: int
+    codes: tuple[int, ...] = ()
+    properties: Properties = NO_PROPERTIES
 
 
 @attrs.frozen
@@ -164,7 +193,18 @@ class PingResp:
 
 @attrs.frozen
 class Disconnect:
-    """A client leaves in peace: no will."""
+    """A client leaves in peace: no will.  In MQTT 5 either side says why; 4 is "with will"."""
+
+    reason: int = 0
+    properties: Properties = NO_PROPERTIES
+
+
+@attrs.frozen
+class Auth:
+    """One step of an authentication in several, MQTT 5 only."""
+
+    reason: int = 0
+    properties: Properties = attrs.field(default=NO_PROPERTIES, repr=False)
 
 
 Packet: TypeAlias = (
@@ -183,44 +223,42 @@ Packet: TypeAlias = (
     | PingReq
     | PingResp
     | Disconnect
+    | Auth
 )
 
-_pack_two = struct.Struct("!H").pack
 _PUBLISH_FIRST = tuple(bytes((PUBLISH << 4 | flags,)) for flags in range(16))
 _ID_FIRST = {PubRec: b"\x50\x02", PubRel: b"\x62\x02", PubComp: b"\x70\x02", UnsubAck: b"\xb0\x02"}
 _EMPTY = {PingReq: b"\xc0\x00", PingResp: b"\xd0\x00", Disconnect: b"\xe0\x00"}
 
 
-def _encoded_length(length: int) -> bytes:
-    """Write a remaining length (section 2.2.3)."""
-    if length > REMAINING_LENGTH_LIMIT:
-        raise ValueError(f"a packet of {length} bytes, at most {REMAINING_LENGTH_LIMIT} can be written")
-    written = bytearray()
-    while length > 127:
-        written.append(length & 127 | 128)
-        length >>= 7
-    written.append(length)
-    return bytes(written)
-
-
-_SHORT_LENGTHS = tuple(_encoded_length(length) for length in range(2048))
+_SHORT_LENGTHS = tuple(encoded_length(length) for length in range(2048))
 
 
 def encode_publish(  # noqa: PLR0917 - the message path calls it, by position
-    topic: bytes, payload: bytes, qos: int = 0, retain: bool = False, dup: bool = False, packet_id: int = 0
+    topic: bytes,
+    payload: bytes,
+    qos: int = 0,
+    retain: bool = False,
+    dup: bool = False,
+    packet_id: int = 0,
+    properties: bytes = b"",
 ) -> bytes:
-    """Write a PUBLISH; *packet_id* only at QoS 1 and 2.  Raises ValueError if *topic* or all of it is too long."""
+    """Write a PUBLISH; *packet_id* only at QoS 1 and 2.  Raises ValueError if *topic* or all of it is too long.
+
+    *properties* are none in 3.1.1, and encoded in 5: at least their length, 0.
+    """
     topic_bytes = len(topic)
     if topic_bytes > TEXT_LIMIT:
         raise ValueError(f"a topic of {topic_bytes} bytes, at most {TEXT_LIMIT} can be written")
-    length = topic_bytes + len(payload) + (4 if qos else 2)
+    length = topic_bytes + len(payload) + len(properties) + (4 if qos else 2)
     return b"".join(
         (
             _PUBLISH_FIRST[dup << 3 | qos << 1 | retain],
-            _SHORT_LENGTHS[length] if length < 2048 else _encoded_length(length),
-            _pack_two(topic_bytes),
+            _SHORT_LENGTHS[length] if length < 2048 else encoded_length(length),
+            pack_two(topic_bytes),
             topic,
-            _pack_two(packet_id) if qos else b"",
+            pack_two(packet_id) if qos else b"",
+            properties,
             payload,
         )
     )
@@ -228,58 +266,107 @@ def encode_publish(  # noqa: PLR0917 - the message path calls it, by position
 
 def encode_puback(packet_id: int) -> bytes:
     """Write a PUBACK."""
-    return b"\x40\x02" + _pack_two(packet_id)
+    return b"\x40\x02" + pack_two(packet_id)
 
 
 def encode(packet: Packet) -> bytes:
-    """Write any packet.  Raises ValueError if a text in it is too long."""
+    """Write any packet as 3.1.1 has it, properties and reasons left out.
+
+    Raises ValueError if a text in it is too long, or if only MQTT 5 has such a packet.
+    """
     match packet:
         case Publish():
-            return encode_publish(*packet)
+            return encode_publish(*packet[:6])
         case PubAck(packet_id):
             return encode_puback(packet_id)
         case PubRec() | PubRel() | PubComp() | UnsubAck():
-            return _ID_FIRST[type(packet)] + _pack_two(packet.packet_id)
+            return _ID_FIRST[type(packet)] + pack_two(packet.packet_id)
         case PingReq() | PingResp() | Disconnect():
             return _EMPTY[type(packet)]
         case ConnAck():
             return bytes((CONNACK << 4, 2, packet.session_present, packet.code))
         case SubAck():
-            return _framed(SUBACK << 4, _pack_two(packet.packet_id) + bytes(packet.codes))
+            return framed(SUBACK << 4, pack_two(packet.packet_id) + bytes(packet.codes))
         case Subscribe():
-            wanted = b"".join(_text(one) + bytes((qos,)) for one, qos in packet.filters)
-            return _framed(SUBSCRIBE << 4 | 2, _pack_two(packet.packet_id) + wanted)
+            wanted = b"".join(encoded_text(one) + bytes((qos,)) for one, qos in packet.filters)
+            return framed(SUBSCRIBE << 4 | 2, pack_two(packet.packet_id) + wanted)
         case Unsubscribe():
-            return _framed(
-                UNSUBSCRIBE << 4 | 2, _pack_two(packet.packet_id) + b"".join(_text(one) for one in packet.filters)
+            return framed(
+                UNSUBSCRIBE << 4 | 2, pack_two(packet.packet_id) + b"".join(encoded_text(one) for one in packet.filters)
             )
-        case Connect():
+        case Connect(level=level) if level == LEVEL_3_1_1:
             return _encoded_connect(packet)
+        case Auth() | Connect():
+            raise ValueError("only MQTT 5 has such a packet")
         case UnsupportedConnect():
-            return _framed(CONNECT << 4, _text(packet.name) + bytes((packet.level,)))
+            return framed(CONNECT << 4, encoded_text(packet.name) + bytes((packet.level,)))
 
 
 def _encoded_connect(packet: Connect) -> bytes:
     flags = packet.clean_session << 1
-    fields = [_text(packet.client_id.encode())]
+    fields = [encoded_text(packet.client_id.encode())]
     if packet.will is not None:
         flags |= 0x04 | packet.will.qos << 3 | packet.will.retain << 5
-        fields += (_text(packet.will.topic), _text(packet.will.payload))
+        fields += (encoded_text(packet.will.topic), encoded_text(packet.will.payload))
     if packet.user is not None:
         flags |= 0x80
-        fields.append(_text(packet.user.encode()))
+        fields.append(encoded_text(packet.user.encode()))
     if packet.password is not None:
         flags |= 0x40
-        fields.append(_text(packet.password))
-    head = _text(PROTOCOL_NAME) + bytes((LEVEL_3_1_1, flags)) + _pack_two(packet.keepalive)
-    return _framed(CONNECT << 4, head + b"".join(fields))
+        fields.append(encoded_text(packet.password))
+    head = encoded_text(PROTOCOL_NAME) + bytes((LEVEL_3_1_1, flags)) + pack_two(packet.keepalive)
+    return framed(CONNECT << 4, head + b"".join(fields))
 
 
-def _framed(first: int, body: bytes) -> bytes:
-    return bytes((first,)) + _encoded_length(len(body)) + body
-
-
-def _text(text: bytes) -> bytes:
-    if len(text) > TEXT_LIMIT:
-        raise ValueError(f"a text of {len(text)} bytes, at most {TEXT_LIMIT} can be written")
-    return _pack_two(len(text)) + text
+__all__ = [
+    "ACCEPTED",
+    "AUTH",
+    "CONNACK",
+    "CONNACK_5_UNSUPPORTED_VERSION",
+    "CONNECT",
+    "DISCONNECT",
+    "LEVEL_3_1_1",
+    "LEVEL_5",
+    "PINGREQ",
+    "PINGRESP",
+    "PROTOCOL_NAME",
+    "PUBACK",
+    "PUBCOMP",
+    "PUBLISH",
+    "PUBREC",
+    "PUBREL",
+    "REFUSED_CLIENT_ID",
+    "REFUSED_NOT_AUTHORISED",
+    "REFUSED_PASSWORD",
+    "REFUSED_UNAVAILABLE",
+    "REFUSED_VERSION",
+    "REMAINING_LENGTH_LIMIT",
+    "SUBACK",
+    "SUBSCRIBE",
+    "SUBSCRIBE_FAILED",
+    "TEXT_LIMIT",
+    "UNSUBACK",
+    "UNSUBSCRIBE",
+    "Auth",
+    "ConnAck",
+    "Connect",
+    "Disconnect",
+    "MqttFormatError",
+    "Packet",
+    "PingReq",
+    "PingResp",
+    "PubAck",
+    "PubComp",
+    "PubRec",
+    "PubRel",
+    "Publish",
+    "SubAck",
+    "Subscribe",
+    "UnsubAck",
+    "Unsubscribe",
+    "UnsupportedConnect",
+    "Will",
+    "encode",
+    "encode_puback",
+    "encode_publish",
+]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import attrs
 
+from coapgw.mqtt.fields import Fields
 from coapgw.mqtt.packets import (
     CONNACK,
     CONNECT,
     DISCONNECT,
     LEVEL_3_1_1,
+    LEVEL_5,
     PINGREQ,
     PINGRESP,
     PROTOCOL_NAME,
     PUBACK,
     PUBCOMP,
+    PUBLISH,
     PUBREC,
     PUBREL,
     SUBACK,
@@ -40,9 +44,11 @@ from coapgw.mqtt.packets import (
     UnsubAck,
     Unsubscribe,
     UnsupportedConnect,
-    Will,
 )
-from coapgw.mqtt.topics import is_valid_filter, is_valid_text, is_valid_topic
+from coapgw.mqtt.properties import NO_PROPERTIES, decode_properties
+from coapgw.mqtt.reasons import NO_SUBSCRIBERS, PACKET_TOO_LARGE
+from coapgw.mqtt.topics import is_valid_topic
+from coapgw.mqtt.version_5 import DECODERS_5, Decoders, connect_fields
 
 REMEMBERED_TOPICS = 8192  # topics found valid before need not be decoded again; with the next limit at most 2 MB
 REMEMBERED_TOPIC_BYTES = 256
@@ -79,10 +85,14 @@ class Parser:
     Args:
         max_packet: bytes of the largest packet that is taken, header included; it may be changed between packets.
         valid_topics: shared memory of topics.
+        level: of the protocol, which a CONNECT may change.
+        takes_5: whether a CONNECT of MQTT 5 is read; otherwise it is an UnsupportedConnect.
     """
 
     max_packet: int
     valid_topics: ValidTopics = attrs.Factory(ValidTopics)
+    level: int = LEVEL_3_1_1
+    takes_5: bool = False
     _pending: bytearray = attrs.Factory(bytearray)
     _needed: int = 0
     _failed: bool = False
@@ -106,6 +116,9 @@ class Parser:
         start = 0
         needed = 2
         known_topics = self.valid_topics.topics
+        properties = NO_PROPERTIES
+        is_5 = self.level == LEVEL_5
+        decoders = self._decoders()
         self._failed = True  # unless the end is reached
         while size - start >= 2:
             first = data[start]
@@ -114,14 +127,16 @@ class Parser:
             if length & 0x80:
                 length, body = _long_length(data, start, size)
                 if not body:
-                    _check_first_byte(first)
+                    _check_first_byte(first, decoders)
                     needed = size - start + 1
                     break
             end = body + length
             if end - start > self.max_packet:
-                raise MqttFormatError(f"packet of {end - start} bytes, at most {self.max_packet} are taken")
+                raise MqttFormatError(
+                    f"packet of {end - start} bytes, at most {self.max_packet} are taken", PACKET_TOO_LARGE
+                )
             if end > size:
-                _check_first_byte(first)
+                _check_first_byte(first, decoders)
                 needed = end - start
                 break
             if first & 0xF0 == 0x30:
@@ -138,22 +153,34 @@ class Parser:
                     at += 2
                 elif at > end:
                     raise MqttFormatError("PUBLISH topic is longer than the packet")
-                if topic not in known_topics:
+                if is_5:
+                    properties, at = decode_properties(data, at, end, PUBLISH)
+                if topic not in known_topics and (topic or properties.topic_alias is None):
                     self.valid_topics.check(topic)
-                yield _new_tuple(Publish, (topic, data[at:end], qos, retain, dup, packet_id))
-            elif first == 0x40 and length == 2:
+                yield _new_tuple(Publish, (topic, data[at:end], qos, retain, dup, packet_id, properties))
+            elif first == 0x40 and (length == 2 or (length == 3 and is_5 and data[body + 2] == NO_SUBSCRIBERS)):
                 packet_id = data[body] << 8 | data[body + 1]
                 if not packet_id:
                     raise MqttFormatError("packet identifier 0")
-                yield _new_tuple(PubAck, (packet_id,))
+                yield _new_tuple(PubAck, (packet_id, NO_SUBSCRIBERS if length == 3 else 0, NO_PROPERTIES))
             else:
-                _check_first_byte(first)
-                yield _DECODERS[first >> 4](data[body:end])
+                _check_first_byte(first, decoders)
+                packet = decoders[first >> 4](data[body:end])
+                if type(packet) is Connect:
+                    self.level = packet.level
+                    is_5 = self.level == LEVEL_5
+                    decoders = self._decoders()
+                yield packet
             start = end
         if start < size:
             self._pending += data[start:]
             self._needed = needed
         self._failed = False
+
+    def _decoders(self) -> Decoders:
+        if self.level == LEVEL_5:
+            return DECODERS_5
+        return _DECODERS_UNTIL_CONNECT if self.takes_5 else _DECODERS
 
 
 def _long_length(data: bytes, start: int, size: int) -> tuple[int, int]:
@@ -169,87 +196,21 @@ def _long_length(data: bytes, start: int, size: int) -> tuple[int, int]:
     raise MqttFormatError("remaining length of more than four bytes")
 
 
-def _check_first_byte(first: int) -> None:
+def _check_first_byte(first: int, decoders: Decoders) -> None:
     """Refuse unknown types and flags that are reserved (table 2.2)."""
     kind = first >> 4
     if kind == 3:
         return
-    if kind not in _DECODERS or first & 15 != (2 if kind in (PUBREL, SUBSCRIBE, UNSUBSCRIBE) else 0):
+    if kind not in decoders or first & 15 != (2 if kind in (PUBREL, SUBSCRIBE, UNSUBSCRIBE) else 0):
         raise MqttFormatError(f"no packet begins with 0x{first:02x}")
 
 
-@attrs.define(eq=False)
-class _Body:
-    """Reads fields off the body of a packet; all raise MqttFormatError when it ends too soon."""
-
-    data: bytes
-    at: int = 0
-
-    def more(self) -> bool:
-        return self.at < len(self.data)
-
-    def byte(self) -> int:
-        self.at += 1
-        return self.data[self.at - 1] if self.at <= len(self.data) else _ended()
-
-    def two(self) -> int:
-        return self.byte() << 8 | self.byte()
-
-    def binary(self) -> bytes:
-        size = self.two()
-        self.at += size
-        if self.at > len(self.data):
-            _ended()
-        return self.data[self.at - size : self.at]
-
-    def text(self) -> str:
-        value = self.binary()
-        if not is_valid_text(value):
-            raise MqttFormatError("a text is no UTF-8 or has a NUL")
-        return value.decode()
-
-    def packet_id(self) -> int:
-        return self.two() or _no_packet_id()
-
-    def topic_filter(self) -> bytes:
-        value = self.binary()
-        if not is_valid_filter(value):
-            raise MqttFormatError("a topic filter that is none")
-        return value
-
-    def end(self) -> None:
-        if self.more():
-            raise MqttFormatError("bytes after the end of a packet")
-
-
-def _ended() -> int:
-    raise MqttFormatError("a packet ends inside a field")
-
-
-def _no_packet_id() -> int:
-    raise MqttFormatError("packet identifier 0")
-
-
-def _decode_connect(data: bytes) -> Packet:
-    body = _Body(data)
+def _decode_connect(data: bytes, levels: tuple[int, ...] = (LEVEL_3_1_1,)) -> Packet:
+    body = Fields(data)
     name, level = body.binary(), body.byte()
-    if name != PROTOCOL_NAME or level != LEVEL_3_1_1:  # MQTT 5 goes on from here, with properties
+    if name != PROTOCOL_NAME or level not in levels:
         return UnsupportedConnect(name[:16], level)
-    flags, keepalive = body.byte(), body.two()
-    will_qos = flags >> 3 & 3
-    if flags & 1 or will_qos == 3 or (flags & 0x38 and not flags & 4) or (flags & 0x40 and not flags & 0x80):
-        raise MqttFormatError("CONNECT flags contradict each other")
-    client_id = body.text()
-    will = None
-    if flags & 4:
-        topic, payload = body.binary(), body.binary()
-        if not is_valid_topic(topic):
-            raise MqttFormatError("will topic is empty, has a wildcard, or is no text")
-        will = Will(topic, payload, will_qos, flags & 0x20 != 0)
-    user = body.text() if flags & 0x80 else None
-    password = body.binary() if flags & 0x40 else None
-    body.end()
-    return Connect(client_id, flags & 2 != 0, keepalive, will, user, password)
+    return connect_fields(body, level)
 
 
 def _decode_connack(data: bytes) -> Packet:
@@ -259,7 +220,7 @@ def _decode_connack(data: bytes) -> Packet:
 
 
 def _decode_subscribe(data: bytes) -> Packet:
-    body = _Body(data)
+    body = Fields(data)
     packet_id = body.packet_id()
     filters: list[tuple[bytes, int]] = []
     while body.more() or not filters:
@@ -270,7 +231,7 @@ def _decode_subscribe(data: bytes) -> Packet:
 
 
 def _decode_suback(data: bytes) -> Packet:
-    body = _Body(data)
+    body = Fields(data)
     packet_id = body.packet_id()
     codes = tuple(data[2:])
     if not codes or any(code > 2 and code != SUBSCRIBE_FAILED for code in codes):
@@ -279,7 +240,7 @@ def _decode_suback(data: bytes) -> Packet:
 
 
 def _decode_unsubscribe(data: bytes) -> Packet:
-    body = _Body(data)
+    body = Fields(data)
     packet_id = body.packet_id()
     filters: list[bytes] = []
     while body.more() or not filters:
@@ -291,7 +252,7 @@ def _identified(make: Callable[[int], Packet]) -> Callable[[bytes], Packet]:
     """Return a decoder of packets that are a packet identifier and nothing else."""
 
     def decode(data: bytes) -> Packet:
-        body = _Body(data)
+        body = Fields(data)
         packet_id = body.packet_id()
         body.end()
         return make(packet_id)
@@ -303,13 +264,13 @@ def _empty(make: Callable[[], Packet]) -> Callable[[bytes], Packet]:
     """Return a decoder of packets without a body."""
 
     def decode(data: bytes) -> Packet:
-        _Body(data).end()
+        Fields(data).end()
         return make()
 
     return decode
 
 
-_DECODERS: dict[int, Callable[[bytes], Packet]] = {
+_DECODERS: Decoders = {
     CONNECT: _decode_connect,
     CONNACK: _decode_connack,
     PUBACK: _identified(PubAck),
@@ -323,4 +284,8 @@ _DECODERS: dict[int, Callable[[bytes], Packet]] = {
     PINGREQ: _empty(PingReq),
     PINGRESP: _empty(PingResp),
     DISCONNECT: _empty(Disconnect),
+}
+_DECODERS_UNTIL_CONNECT: Decoders = {
+    **_DECODERS,
+    CONNECT: functools.partial(_decode_connect, levels=(LEVEL_3_1_1, LEVEL_5)),
 }

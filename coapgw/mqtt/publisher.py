@@ -69,6 +69,11 @@ class Publisher:
         """Whether messages are waiting for the link."""
         return bool(self._ready) or self._tail < self._newest
 
+    @property
+    def oldest_received(self) -> int | None:
+        """When the first message that waits in memory was received, milliseconds since the epoch."""
+        return self._ready[0].received if self._ready else None
+
     # ------------------------------------------------------------------ from the spool
 
     def _take(self, group: Sequence[Spooled]) -> None:
@@ -132,6 +137,10 @@ class Publisher:
         settled.append(place)
         if len(settled) == 1:
             self._reactor.callLater(0, self._hand_over_settled)
+
+    def refused(self, message: Spooled, reason: str) -> None:
+        """Have a message set aside that the broker will not take."""
+        self._spool.set_aside(message, reason)
 
     def _hand_over_settled(self) -> None:
         if self._settled:

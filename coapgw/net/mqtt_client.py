@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from coapgw.mqtt.client import ClientEvents, MqttClient
+from coapgw.mqtt.client import LARGEST_PACKET, ClientEvents, MqttClient
 from coapgw.mqtt.packets import Connect, Publish
 
 KEEPALIVE_SECONDS: Final = 60
@@ -28,6 +28,7 @@ class MqttClientProtocol(Protocol):
         reactor: IReactorTime.
         settings: what CONNECT says.
         events: whom the client tells; ``client`` is usable from ``connected`` on.
+        max_packet: bytes of the largest packet that is taken from the broker.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class MqttClientProtocol(Protocol):
         settings: Connect,
         events: ClientEvents,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        max_packet: int = LARGEST_PACKET,
     ) -> None:
         """Wait for the transport."""
-        self.client = MqttClient(settings, events, self._wake)
+        self.client = MqttClient(settings, events, self._wake, max_packet)
         self._reactor = reactor
         self._monotonic = monotonic
         self._timer: IDelayedCall | None = None
@@ -65,6 +68,16 @@ class MqttClientProtocol(Protocol):
         self._lost = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self._lost
+
+    def abort(self) -> None:
+        """Close at once."""
+        transport: Any = self.transport
+        transport.abortConnection()
 
     def pauseProducing(self) -> None:
         """The transport's buffer is full."""
@@ -167,7 +180,7 @@ class MqttSubscriber:
         """Pass a message on."""
         self._on_message(message.topic, message.payload)
 
-    def acknowledged(self, packet_id: int) -> None:
+    def acknowledged(self, packet_id: int, reason: int) -> None:
         """Nothing is published here."""
 
     def subscribed(self, packet_id: int, codes: Sequence[int]) -> None:

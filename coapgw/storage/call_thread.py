@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
@@ -44,7 +45,16 @@ class CallThread:
             result = Failure()
         self._reactor.callFromThread(ended.callback, result)
 
-    def stop(self) -> None:
-        """Wait until the call under way has ended; those that have not begun never will."""
+    def stop(self) -> Deferred[None]:
+        """Fires when the call under way has ended, at once if none is; those that have not begun never will."""
         self._stopped = True
-        self._pool.stop()
+        if not self._pool.working:
+            self._pool.stop()
+            return succeed(None)
+        ended: Deferred[None] = Deferred()
+        threading.Thread(target=self._end, args=(ended,), name="end of calls").start()
+        return ended
+
+    def _end(self, ended: Deferred[None]) -> None:
+        self._pool.stop()  # blocks, as long as a database may
+        self._reactor.callFromThread(ended.callback, None)

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import TypeAlias
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from coapgw.errors import StorageError
 from coapgw.interfaces import IDeviceDirectory
 from coapgw.model import Device
 from coapgw.storage.devices import Changes
 from coapgw.storage.key_image import KeyImage, serial_of
 
-STALE_SECONDS: Final = 30.0  # a look that takes this long is not coming back soon
-POLL_SECONDS: Final = 0.25  # a change shall be seen within a second, also on a machine that is busy
-
 ReadChanges: TypeAlias = Callable[[int | None], Changes | None]
 """``DeviceRegistry.changes_since``."""
-
-CallInThread: TypeAlias = Callable[[Callable[[], Changes | None]], "Deferred[Changes | None]"]
-"""Calls a function that blocks somewhere else; the Deferred fires here."""
 
 
 @implementer(IDeviceDirectory)
@@ -118,18 +106,6 @@ class DeviceDirectory:
             with self._log.failuresHandled("telling of changed devices"):
                 callback(touched)
 
-    def follow(
-        self, reactor: Any, call_in_thread: CallInThread | None = None, interval: float = POLL_SECONDS
-    ) -> RegistryFollower:
-        """Return a service that keeps the image up to date while it runs.
-
-        Args:
-            reactor: gives the time, and threads unless *call_in_thread* does.
-            call_in_thread: where reading happens, which may block.
-            interval: seconds between looks at the registry.
-        """
-        return RegistryFollower(self, reactor, call_in_thread or _pool_of(reactor), interval)
-
     def _replace(self, everything: Changes) -> Sequence[str]:
         """Forget what was known; return the ICCIDs of what came, changed or went."""
         before, keys_before = self._by_iccid, self._keys
@@ -170,79 +146,3 @@ class DeviceDirectory:
         old = self._by_iccid.get(iccid)
         if old is not None and old.ip is not None and self._by_address.get(old.ip) is old:
             del self._by_address[old.ip]
-
-
-class RegistryFollower(Service):
-    """Looks into the registry now and then, with one look at a time, and has the image take in what is new.
-
-    A registry that fails is logged once and looked at again; the devices stay as they were.
-    """
-
-    _log = Logger()
-
-    def __init__(self, directory: DeviceDirectory, clock: Any, call_in_thread: CallInThread, interval: float) -> None:
-        """Keep *directory* up to date, by *clock*."""
-        self._directory = directory
-        self._call_in_thread = call_in_thread
-        self._interval = interval
-        self._loop = LoopingCall(self._look)
-        self._loop.clock = clock
-        self._looking: Deferred[None] | None = None
-        self._failing = False
-        self._clock = clock
-        self._looked_at = clock.seconds()
-
-    def is_healthy(self) -> bool:
-        """Whether the last look at the registry went well, and was not too long ago."""
-        return not self._failing and self._clock.seconds() - self._looked_at < STALE_SECONDS
-
-    def startService(self) -> None:
-        """Begin to look."""
-        super().startService()
-        self._loop.start(self._interval, now=True)
-
-    def stopService(self) -> Deferred[None]:
-        """Look no more; fires when a look that is under way has ended."""
-        super().stopService()
-        if self._loop.running:
-            self._loop.stop()
-        if self._looking is None:
-            return succeed(None)
-        ended: Deferred[None] = Deferred()
-        self._looking.addBoth(lambda _: ended.callback(None))
-        return ended
-
-    def _look(self) -> Deferred[None]:
-        """Read, elsewhere, and apply, here; never fails.  The loop waits for it before it looks again."""
-        looking = self._call_in_thread(self._directory.read).addCallback(self._seen).addErrback(self._failed)
-        self._looking = looking
-        return looking.addBoth(self._looked)
-
-    def _seen(self, changes: Changes | None) -> None:
-        if self._failing:
-            self._failing = False
-            self._log.info("the device registry can be read again")
-        if changes is not None and self.running:
-            self._directory.apply(changes)
-
-    def _failed(self, failure: Failure) -> None:
-        if self._failing:
-            return
-        self._failing = True
-        if failure.check(StorageError):
-            self._log.error("devices stay as they were: {reason}", reason=failure.getErrorMessage())
-        else:
-            self._log.failure("devices stay as they were", failure)
-
-    def _looked(self, _: object) -> None:
-        self._looking = None
-        self._looked_at = self._clock.seconds()
-
-
-def _pool_of(reactor: Any) -> CallInThread:
-    """Return a CallInThread that uses the threads of *reactor*, which has none before it runs."""
-
-    def call_in_thread(read: Callable[[], Changes | None]) -> Deferred[Changes | None]:
-        return deferToThreadPool(reactor, reactor.getThreadPool(), read)
-
-    return call_in_thread

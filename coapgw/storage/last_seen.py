@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from sqlalchemy import bindparam, or_, select, update
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from coapgw.errors import StorageError
 from coapgw.interfaces import ILastSeen
 from coapgw.model import Device
 from coapgw.storage.database import RegistryDatabase
 from coapgw.storage.tables import devices
 
-WRITE_SECONDS: Final = 60.0  # a gateway that is killed forgets what was heard in this time
 ROWS_AT_ONCE: Final = 5_000  # in one transaction: everybody else who writes waits for it
 CHUNK: Final = 500  # values in one IN (…), see storage/devices.py
-
-CallInThread: TypeAlias = "Callable[[Callable[[], None]], Deferred[None]]"
-"""Calls a function that blocks somewhere else; the Deferred fires here."""
 
 
 @implementer(ILastSeen)
@@ -98,72 +87,3 @@ class LastSeen:
                 )
                 found.update((row[0], row[1]) for row in rows)
         return found
-
-
-class LastSeenWriter(Service):
-    """Writes down once a minute, and at the end, what was heard; a registry that fails is logged once.
-
-    Args:
-        reactor: gives the time, and threads unless *call_in_thread* does.
-        call_in_thread: where writing happens, which may block.
-    """
-
-    _log = Logger()
-
-    def __init__(self, last_seen: LastSeen, reactor: Any, call_in_thread: CallInThread | None = None) -> None:
-        """Begin with ``startService``."""
-        self._last_seen = last_seen
-        self._reactor = reactor
-        self._call_in_thread = call_in_thread or self._call_in_pool
-        self._loop = LoopingCall(self._write)
-        self._loop.clock = reactor
-        self._writing: Deferred[None] | None = None
-        self._failing = False
-
-    def startService(self) -> None:
-        """Begin to write."""
-        super().startService()
-        self._loop.start(WRITE_SECONDS, now=False)
-
-    def stopService(self) -> Deferred[None]:
-        """Write down the rest; fires when that is done."""
-        super().stopService()
-        if self._loop.running:
-            self._loop.stop()
-        if self._writing is None:
-            return self._write()
-        rest: Deferred[None] = Deferred()
-        self._writing.addBoth(lambda _: self._write().chainDeferred(rest))
-        return rest
-
-    def _write(self) -> Deferred[None]:
-        """Write, elsewhere, what was heard; never fails.  The loop waits for it before it writes again."""
-        taken = self._last_seen.take()
-        if not taken:
-            done: Deferred[None] = Deferred()
-            done.callback(None)
-            return done
-        writing = self._call_in_thread(lambda: self._last_seen.write(taken))
-        self._writing = writing
-        writing.addCallbacks(self._written, self._failed)
-        return writing
-
-    def _written(self, _: object) -> None:
-        self._writing = None
-        if self._failing:
-            self._failing = False
-            self._log.info("when devices were last heard can be written again")
-
-    def _failed(self, failure: Failure) -> None:
-        self._writing = None
-        self._last_seen.put_back()
-        if self._failing:
-            return
-        self._failing = True
-        if failure.check(StorageError):
-            self._log.error("when devices were last heard is not written: {why}", why=failure.getErrorMessage())
-        else:
-            self._log.failure("when devices were last heard is not written", failure)
-
-    def _call_in_pool(self, write: Callable[[], None]) -> Deferred[None]:
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), write)

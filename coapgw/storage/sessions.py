@@ -46,9 +46,16 @@ class SqliteSessionStore:
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-            self._prepare()
         except (sqlite3.Error, OSError) as refused:
             raise StorageError(f"the MQTT sessions {path} cannot be used: {refused}") from None
+        try:
+            self._prepare()
+        except sqlite3.Error as refused:
+            self._database.close()
+            raise StorageError(f"the MQTT sessions {path} cannot be used: {refused}") from None
+        except BaseException:
+            self._database.close()
+            raise
         self._changed = threading.Condition()
         self._changes: dict[str, StoredSession | None] = {}
         self._closing = False

@@ -12,18 +12,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from coapgw.errors import SpoolFailing, SpoolFull, StorageError
 from coapgw.interfaces import Answer, ISpool
 from coapgw.metrics import SpoolCounters
 from coapgw.model import Introduction, Outgoing, Spooled
+from coapgw.storage.dead_letters import DeadLetter, Request, Wish
 from coapgw.storage.spool_file import OVERHEAD_BYTES, SpoolFile, runs
 
 GROUP_LIMIT: Final = 2_000  # messages in one transaction: some 10 ms
@@ -33,6 +35,8 @@ GATHER_SECONDS: Final = 0.001  # from one group to the next: a commit costs the 
 SETTLE_SECONDS: Final = 0.1  # how long deletions wait for a commit to travel with
 CALM_SECONDS: Final = 5.0  # without a failure, then the log says that it works again
 RETRY_SECONDS: Final = 1.0  # until deletions that failed are tried again, if no commit takes them along before
+
+T = TypeVar("T")
 
 Followers: TypeAlias = "list[Callable[[Sequence[Spooled]], None]]"
 
@@ -45,6 +49,8 @@ class Group:
     stored: list[Answer | None] = attrs.field(factory=list)
     introduced: list[tuple[str, int]] = attrs.field(factory=list)
     settled: list[int] = attrs.field(factory=list)
+    set_aside: list[DeadLetter] = attrs.field(factory=list)
+    buried: list[int] = attrs.field(factory=list)
     size: int = 0
 
 
@@ -57,13 +63,19 @@ class Read:
     result: Deferred[list[Spooled]]
 
 
+class Look(enum.Enum):
+    """A job without particulars: see what an operator wants done with dead letters."""
+
+    REQUESTS = "requests"
+
+
 class Nothing(enum.Enum):
     """That no job waits, as opposed to None, which ends the writer."""
 
     WAITS = "waits"
 
 
-Job: TypeAlias = Group | Read
+Job: TypeAlias = Group | Read | Look
 """What the writer is asked to do."""
 
 
@@ -88,6 +100,7 @@ class Spool:
         file: opened; the spool closes it.
         max_bytes: of messages not settled yet, ``spool.max_bytes``.
         start_writer: given the writer's work, has it done in a thread; tests do it themselves.
+        clock: seconds since the epoch.
     """
 
     log = Logger()
@@ -100,6 +113,7 @@ class Spool:
         *,
         counters: SpoolCounters | None = None,
         start_writer: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Start the writer."""
         self._reactor: Reactor = reactor
@@ -107,7 +121,9 @@ class Spool:
         self.counters = counters or SpoolCounters()
         self._place = file.first_place - 1
         self._introduced = file.introduced()
-        self._bytes = file.bytes
+        self._bytes = file.held_bytes
+        self._clock = clock
+        self._looking = False
         self._waiting_bytes = 0
         self._waiting_messages = 0
         self._refused_size = OVERHEAD_BYTES  # no message is smaller
@@ -126,11 +142,19 @@ class Spool:
 
     # ------------------------------------------------------------------ in
 
-    def append(self, message: Outgoing, stored: Answer | None, introduction: Introduction | None = None) -> int:
+    def append(
+        self,
+        message: Outgoing,
+        stored: Answer | None,
+        introduction: Introduction | None = None,
+        event: Outgoing | None = None,
+    ) -> int:
         """Take a message to be committed with the next group; see ISpool."""
         size = len(message.topic) + len(message.payload) + OVERHEAD_BYTES
         if introduction is not None:
             size += len(introduction.lifecycle.topic) + len(introduction.lifecycle.payload) + OVERHEAD_BYTES
+        if event is not None:
+            size += len(event.topic) + len(event.payload) + OVERHEAD_BYTES
         waiting = self._waiting_bytes + size
         if self._bytes + waiting > self._max_bytes:
             self._refused_size = min(size, self._max_bytes)  # what never fits does not keep it full
@@ -149,10 +173,14 @@ class Spool:
             group.introduced.append((introduction.iccid, introduction.born))
             self._introduced.add((introduction.iccid, introduction.born))
         place += 1
-        self._place = place
-        self._waiting_messages += 1 if introduction is None else 2
+        self._waiting_messages += 1 + (introduction is not None) + (event is not None)
         group.messages.append(Spooled(place, *message))
         group.stored.append(stored)
+        self._place = place
+        if event is not None:
+            self._place += 1
+            group.messages.append(Spooled(self._place, *event))
+            group.stored.append(None)
         group.size += size
         if not self._handing_over:
             self._handing_over = True
@@ -171,6 +199,12 @@ class Spool:
         self.counters.settled += len(settled) - before
         self._settle_in(SETTLE_SECONDS)
 
+    def set_aside(self, message: Spooled, reason: str) -> None:
+        """Keep a message as a dead letter, with the next commit or soon."""
+        self._group.settled.append(message.place)
+        self._group.set_aside.append(DeadLetter(*message, reason, int(self._clock() * 1000)))
+        self._settle_in(SETTLE_SECONDS)
+
     def _settle_in(self, seconds: float) -> None:
         """Hand over what is to be deleted in so many seconds, unless that happens anyway."""
         if not self._handing_over and self._settle_call is None and self._closed is None:
@@ -184,7 +218,7 @@ class Spool:
         """Give the writer what this turn brought."""
         self._handing_over = False
         group = self._group
-        if group.messages or group.settled:
+        if group.messages or group.settled or group.buried:
             self._gather_until = self._reactor.seconds() + GATHER_SECONDS
             self._group = Group()
             self._jobs.put(group)
@@ -216,23 +250,48 @@ class Spool:
             if failure is not None:
                 self._introduced.difference_update(group.introduced)
                 self._group.settled.extend(group.settled)
+                self._group.set_aside.extend(group.set_aside)
         if failure is not None and self._group.settled:
             self._settle_in(RETRY_SECONDS)  # a full spool takes nothing in, so no message may ever come to do it
-        self._note_health(failure)
+        self.counters.failed_commits += failure is not None
+        self._note_health(failure, "devices get 5.03")
         for group in groups:
             if not group.messages:
                 continue
             if failure is None:
                 for take in self._followers:
-                    take(group.messages)
+                    with self.log.failuresHandled("a follower of the spool failed"):  # devices get their answers
+                        take(group.messages)
             for stored in group.stored:
                 if stored is not None:
                     stored(failure)
 
+    def look_at_requests(self) -> None:
+        """Do what an operator wants done with dead letters; called about once a second."""
+        if not self._looking and self._closed is None:
+            self._looking = True
+            self._jobs.put(Look.REQUESTS)
+
+    def requested(self, requests: Sequence[Request]) -> None:
+        """Take what the writer found; in the reactor's thread.  What fails is asked for again at the next look."""
+        self._looking = False
+        if not requests or self._closed is not None:
+            return
+        group = self._group
+        for letter, wish in requests:
+            group.buried.append(letter.place)
+            if wish is Wish.REQUEUE:
+                self._place += 1
+                group.messages.append(letter.message._replace(place=self._place))
+                self._waiting_messages += 1
+        self._hand_over()  # before the next look
+        self.look_at_requests()
+
     def was_read(self, result: Deferred[list[Spooled]], messages: list[Spooled] | StorageError) -> None:
         """Take the result of a read; in the reactor's thread."""
         if isinstance(messages, StorageError):
-            self._note_health(messages)
+            self.counters.failed_reads += 1
+            self._note_health(messages, "subscribers wait")
             result.errback(messages)
         else:
             result.callback(messages)
@@ -254,7 +313,7 @@ class Spool:
         """How full it is, 0 to 1: messages not settled, on disk and waiting to be."""
         return (self._bytes + self._waiting_bytes) / self._max_bytes
 
-    def _note_health(self, failure: StorageError | None) -> None:
+    def _note_health(self, failure: StorageError | None, consequence: str) -> None:
         """Log each way it fails once, and once that it works again: a disk that is nearly full does both in turn."""
         if failure is None:
             if self._last_error is not None:
@@ -262,12 +321,11 @@ class Spool:
                 if self._closed is None:
                     self._calm_call = self._reactor.callLater(CALM_SECONDS, self._calm)
             return
-        self.counters.failed_commits += 1
         self._last_error = error = str(failure)
         self._cancel_calm()
         if error not in self._told:
             self._told.add(error)
-            self.log.error("{error}; devices get 5.03 until it works again", error=error)
+            self.log.error("{error}; {consequence} until it works again", error=error, consequence=consequence)
 
     def _calm(self) -> None:
         self._calm_call = None
@@ -324,8 +382,8 @@ class Writer:
         """Work until told to end, by None."""
         job = self._next()
         while job is not None:
-            if isinstance(job, Read):
-                self._read(job)
+            if not isinstance(job, Group):
+                self._read(job) if isinstance(job, Read) else self._look()
                 job = self._next()
                 continue
             groups, size = [job], len(job.messages)
@@ -352,36 +410,44 @@ class Writer:
             job = self._waiting()
             if not isinstance(job, Nothing):
                 return job
-            try:
-                busy = self._file.tidy()
-            except StorageError:
-                busy = False  # the next commit will say so
-            if not busy:
+            if self._attempt(self._file.tidy) is not True:  # if it failed, the next commit will say so
                 return self._jobs.get()
 
     def _commit(self, groups: list[Group]) -> None:
         messages = groups[0].messages if len(groups) == 1 else [m for group in groups for m in group.messages]
         introduced = [pair for group in groups for pair in group.introduced]
         settled = runs(place for group in groups for place in group.settled)
-        failure: StorageError | None = None
+        set_aside = [letter for group in groups for letter in group.set_aside]
+        buried = [place for group in groups for place in group.buried]
         begun = time.perf_counter()
-        try:
-            self._file.commit(messages, introduced, settled)
-        except StorageError as refused:
-            failure = refused
+        done = self._attempt(lambda: self._file.commit(messages, introduced, settled, set_aside, buried))
+        failure = done if isinstance(done, StorageError) else None
         counters = self._spool.counters
         counters.commits += 1
         counters.committed += len(messages)
         counters.commit_seconds += time.perf_counter() - begun
-        self._report(self._spool.committed, groups, self._file.bytes, failure)
+        self._report(self._spool.committed, groups, self._file.held_bytes, failure)
+
+    def _look(self) -> None:
+        found = self._attempt(self._file.requests)
+        # If it failed, the next commit will say so.
+        self._report(self._spool.requested, [] if isinstance(found, StorageError) else found)
 
     def _read(self, job: Read) -> None:
-        result: list[Spooled] | StorageError
+        self._report(self._spool.was_read, job.result, self._attempt(lambda: self._file.read(job.after, job.limit)))
+
+    def _attempt(self, act: Callable[[], T]) -> T | StorageError:
+        """Do something with the file; return what comes of it, or why it failed.
+
+        A mistake of our own is a failure like that of a disk: a writer that ended would leave devices without answers.
+        """
         try:
-            result = self._file.read(job.after, job.limit)
+            return act()
         except StorageError as refused:
-            result = refused
-        self._report(self._spool.was_read, job.result, result)
+            return refused
+        except Exception as mistake:  # noqa: BLE001 - whatever it is, devices are to be told
+            self._report(self._spool.log.failure, "a mistake in the spool's writer", Failure())
+            return SpoolFailing(f"the spool failed by a mistake of its own ({type(mistake).__name__})")
 
 
 def open_spool(path: Path, reactor: Any, max_bytes: int, counters: SpoolCounters | None = None) -> Spool:

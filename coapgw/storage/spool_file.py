@@ -20,8 +20,9 @@ import attrs
 
 from coapgw.errors import SpoolFailing, StorageError
 from coapgw.model import Spooled
+from coapgw.storage.dead_letters import REQUESTS_AT_ONCE, DeadLetter, Request, Wish, read_requests, write_requests
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 OVERHEAD_BYTES: Final = 128  # of a message beside its topic and payload: ids, times, SQLite's own
 ROWS_PER_STATEMENT: Final = 64  # powers of two up to this; each step of a statement gives the GIL away once
 RESERVE_PLACES: Final = 1_000_000  # places set aside at a time, so that a commit need not remember the highest
@@ -39,11 +40,17 @@ _SIZE: Final = f"length(topic) + length(payload) + {OVERHEAD_BYTES}"
 
 @attrs.frozen
 class SpoolStatus:
-    """What a spool holds; *oldest_received* in milliseconds since the epoch, None if it is empty."""
+    """What a spool holds; *oldest_received* in milliseconds since the epoch, None if no message waits."""
 
     messages: int
     bytes: int
     oldest_received: int | None
+    dead_messages: int = 0
+    dead_bytes: int = 0
+
+
+class SpoolInUse(StorageError):
+    """Another process has the spool."""
 
 
 class SpoolFile:
@@ -85,11 +92,18 @@ class SpoolFile:
         self.messages: int
         self.bytes: int
         self.reserved: int
-        totals = database.execute("SELECT messages, bytes, reserved FROM totals").fetchone()
+        self.dead_messages: int
+        self.dead_bytes: int
+        totals = database.execute("SELECT messages, bytes, reserved, dead_messages, dead_bytes FROM totals").fetchone()
         if totals is None:
             raise StorageError(f"the spool {self._path} is damaged: its totals are missing")
-        self.messages, self.bytes, self.reserved = totals
+        self.messages, self.bytes, self.reserved, self.dead_messages, self.dead_bytes = totals
         self.first_place = self.reserved + 1
+
+    @property
+    def held_bytes(self) -> int:
+        """What the spool's limit is compared with: dead letters take room too."""
+        return self.bytes + self.dead_bytes
 
     def introduced(self) -> set[tuple[str, int]]:
         """Return (iccid, born) of every device that had its introduction."""
@@ -101,6 +115,8 @@ class SpoolFile:
         messages: Sequence[Spooled],
         introduced: Sequence[tuple[str, int]],
         settled: Sequence[tuple[int, int]],
+        set_aside: Sequence[DeadLetter] = (),
+        buried: Sequence[int] = (),
     ) -> None:
         """Store and delete in one durable transaction.
 
@@ -108,6 +124,8 @@ class SpoolFile:
             messages: to store, lowest place first.
             introduced: (iccid, born) of those whose introduction is among the messages.
             settled: runs of places to delete, (first, last).
+            set_aside: messages to keep as dead letters; their places are among *settled* as well.
+            buried: places of dead letters to delete, with what was asked about them.
         """
         database = self._database
         with self._failing():
@@ -127,9 +145,25 @@ class SpoolFile:
                 database.execute("DELETE FROM message WHERE place BETWEEN ? AND ?", run)
                 count -= gone
                 size -= freed
-            database.execute("UPDATE totals SET messages=?, bytes=?, reserved=?", (count, size, reserved))
+            dead, dead_size = self.dead_messages, self.dead_bytes
+            for letter in set_aside:
+                if database.execute("INSERT OR IGNORE INTO dead_letter VALUES (?,?,?,?,?,?,?,?)", letter).rowcount:
+                    dead += 1
+                    dead_size += len(letter.topic) + len(letter.payload) + OVERHEAD_BYTES
+            for place in buried:
+                found = database.execute(f"SELECT {_SIZE} FROM dead_letter WHERE place = ?", (place,)).fetchone()
+                if found is not None:
+                    dead -= 1
+                    dead_size -= found[0]
+                database.execute("DELETE FROM dead_letter WHERE place = ?", (place,))
+                database.execute("DELETE FROM dead_letter_request WHERE place = ?", (place,))
+            database.execute(
+                "UPDATE totals SET messages=?, bytes=?, reserved=?, dead_messages=?, dead_bytes=?",
+                (count, size, reserved, dead, dead_size),
+            )
             database.execute("COMMIT")
             self.messages, self.bytes, self.reserved = count, size, reserved
+            self.dead_messages, self.dead_bytes = dead, dead_size
 
     def _insert(self, messages: Sequence[Spooled]) -> int:
         """Insert the messages, as many with one statement as may be; return the highest place set aside."""
@@ -148,6 +182,11 @@ class SpoolFile:
                 "SELECT * FROM message WHERE place > ? ORDER BY place LIMIT ?", (after, limit)
             )
             return [Spooled(*row) for row in rows.fetchall()]
+
+    def requests(self) -> list[Request]:
+        """Return what an operator wants done with dead letters, some of it if it is much."""
+        with self._failing():
+            return read_requests(self._database, REQUESTS_AT_ONCE)
 
     def tidy(self) -> bool:
         """Give a few free pages back to the disk; return whether there is more to do."""
@@ -171,10 +210,12 @@ class SpoolFile:
         """Turn what SQLite raises into SpoolFailing, and leave no transaction open."""
         try:
             yield
-        except (sqlite3.Error, OSError) as failure:
+        except BaseException as failure:
             with contextlib.suppress(sqlite3.Error):
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
+                if not isinstance(failure, sqlite3.Error | OSError):
+                    raise  # a mistake of our own
                 # On a full disk this empties the write-ahead log, and the next commit may have room again.
                 self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             raise SpoolFailing(f"the spool {self._path}: {failure}") from None
@@ -203,14 +244,37 @@ def spool_status(path: Path) -> SpoolStatus:
         with contextlib.closing(
             sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
         ) as database:
-            totals = database.execute("SELECT messages, bytes FROM totals").fetchone()
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            dead = "dead_messages, dead_bytes" if version > 1 else "0, 0"
+            totals = database.execute(f"SELECT messages, bytes, {dead} FROM totals").fetchone()
             oldest = database.execute("SELECT received FROM message ORDER BY place LIMIT 1").fetchone()
     except sqlite3.Error as refused:
         raise StorageError(f"the spool {path} cannot be read: {refused}") from None
     if totals is None:
         raise StorageError(f"the spool {path} is damaged: its totals are missing")
-    messages, size = totals
-    return SpoolStatus(messages, size, oldest[0] if oldest else None)
+    messages, size, dead_messages, dead_bytes = totals
+    return SpoolStatus(messages, size, oldest[0] if oldest else None, dead_messages, dead_bytes)
+
+
+def do_requests(path: Path, wish: Wish, places: Sequence[int] | None) -> int:
+    """Do with dead letters what an operator wants, in place of a gateway; *places* None means all.
+
+    Return how many there were.  Raises SpoolInUse if a gateway runs, StorageError.
+    """
+    if not path.exists():
+        return 0
+    file = SpoolFile(path)
+    place = file.reserved
+    try:
+        count = write_requests(path, wish, places)
+        while requests := file.requests():
+            again = [request.letter.message for request in requests if request.wish is Wish.REQUEUE]
+            renewed = [message._replace(place=place + 1 + at) for at, message in enumerate(again)]
+            file.commit(renewed, (), (), buried=[request.letter.place for request in requests])
+            place += len(renewed)
+    finally:
+        file.close(place)
+    return count
 
 
 def _locked(path: Path) -> IO[bytes]:
@@ -223,7 +287,7 @@ def _locked(path: Path) -> IO[bytes]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise StorageError(f"another gateway runs on {path.parent} (it holds {path.name})") from None
+        raise SpoolInUse(f"another gateway runs on {path.parent} (it holds {path.name})") from None
     return lock
 
 

@@ -15,10 +15,11 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
 )
 
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 """The last migration; a database that says so needs none."""
 
 REVISION_TABLE: Final = "registry_revision"
@@ -68,6 +69,29 @@ device_keys: Final = Table(
 
 key_seal: Final = Table("key_seal", metadata, Column("fingerprint", String(32), nullable=False))
 """At most one row: which key file seals what is in ``device_keys``."""
+
+templates: Final = Table(
+    "templates",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("status IN ('ACTIVE', 'INACTIVE')", name="templates_status_known"),
+)
+
+translations: Final = Table(
+    "translations",
+    metadata,
+    Column("day", BigInteger, primary_key=True, autoincrement=False),  # since the epoch, UTC
+    Column("iccid", String(20), primary_key=True),  # of a device that may be gone by now
+    Column("messages", BigInteger, nullable=False),
+    Column("payload_bytes", BigInteger, nullable=False),
+    Column("document_bytes", BigInteger, nullable=False),
+)
 
 registry_version: Final = Table("registry_version", metadata, Column("n", BigInteger, nullable=False))
 """One row: how many transactions have written.  Each begins by adding one, which makes writers wait for each other: the

@@ -29,6 +29,7 @@ from twisted.internet import reactor
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
 from coapgw.storage.directory import DeviceDirectory
+from coapgw.storage.follower import RegistryFollower
 
 database = open_registry("", Path(sys.argv[1]))
 directory = DeviceDirectory(DeviceRegistry(database, lambda: 0).changes_since)
@@ -38,7 +39,7 @@ def tell(iccids):
         device = directory.by_iccid(iccid)
         print(repr(time.time()), iccid, device.ip if device else "gone", flush=True)
 directory.subscribe(tell)
-service = directory.follow(reactor)
+service = RegistryFollower(directory, "devices", reactor)
 def start():
     service.startService()
     print("ready", flush=True)

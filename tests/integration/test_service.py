@@ -141,6 +141,10 @@ def test_what_this_version_cannot_do_is_refused_before_the_start(
         _gateway(reactor, tmp_path, setting)
 
 
-def test_a_bridge_is_refused_until_there_is_one(reactor: Reactor, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationInvalid, match="bridge"):
-        _gateway(reactor, tmp_path, "mqtt.mode=bridge", "mqtt.bridge.url=mqtt://broker")
+def test_a_bridge_needs_files_that_can_be_used(reactor: Reactor, tmp_path: Path) -> None:
+    settings = ("mqtt.mode=bridge", "mqtt.bridge.url=mqtts://u@broker")
+    with pytest.raises(ConfigurationInvalid, match="pem cannot be read"):
+        _gateway(reactor, tmp_path, *settings, f"mqtt.bridge.ca_file={tmp_path}/missing.pem")
+    (tmp_path / "empty").touch()
+    with pytest.raises(ConfigurationInvalid, match="is no password"):
+        _gateway(reactor, tmp_path, *settings, f"mqtt.bridge.password_file={tmp_path}/empty")

@@ -20,10 +20,12 @@ from coapgw.http.api import ApiParts, make_table
 from coapgw.http.jobs import KeyJobs
 from coapgw.http.operations import OperationTable, Reply
 from coapgw.http.protocol import ApiChannel, ApiFactory
-from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen
+from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen, ITemplates
 from coapgw.model import Device
 from coapgw.storage.keys import DeviceKeys
+from coapgw.storage.savings import TranslationCounts
 from coapgw.storage.sealing import open_seal
+from coapgw.storage.templates import TemplateRegistry
 from tests.unit.registries import START_MS, registry_in
 
 TOKEN = "0123456789abcdef" * 4
@@ -98,25 +100,39 @@ class Connection:
         return self.transport.disconnecting
 
 
+@attrs.frozen
+class Kept:
+    """What is kept in a registry."""
+
+    registry: IDeviceRegistry
+    keys: IDeviceKeys
+    templates: ITemplates
+    savings: TranslationCounts
+
+
 class Api:
-    """Everything behind the API; *parts* are real ones unless a test brings others."""
+    """Everything behind the API; on what is really kept unless a test brings something else."""
 
     def __init__(
         self,
-        registry: IDeviceRegistry,
-        keys: IDeviceKeys,
+        kept: Kept,
         *,
         call_in_thread: Callable[[Callable[[], Reply]], Deferred[Reply]] = maybeDeferred,
     ) -> None:
         self.clock = Clock()
-        self.registry, self.keys = registry, keys
+        self.kept = kept
+        registry, keys = self.registry, self.keys = kept.registry, kept.keys
         self.last_seen = KnownTimes()
         self.now_ms = START_MS
         ids = itertools.count(1)
         self.jobs = KeyJobs(keys, lambda: self.now_ms, lambda size: next(ids).to_bytes(size, "big"))
         self.obstacles: list[str] = []
         self.table: OperationTable = make_table(
-            ApiParts(registry, self.last_seen, keys, self.jobs, lambda: self.obstacles, lambda: b"metrics 1\n")
+            ApiParts(
+                *(registry, self.last_seen, keys, self.jobs, kept.templates, kept.savings),
+                lambda: self.obstacles,
+                lambda: b"metrics 1\n",
+            )
         )
         self.factory = ApiFactory(self.table, AdminToken(TOKEN.encode()), self.clock, call_in_thread)
 
@@ -148,4 +164,5 @@ def api_in(data: Path) -> Iterator[Api]:
     with registry_in(data) as opened:
         clock = itertools.count(START_MS, 1000)
         keys = DeviceKeys(opened.database, open_seal(data, opened.database), lambda: next(clock))
-        yield Api(opened.devices, keys)
+        templates = TemplateRegistry(opened.database, lambda: next(clock))
+        yield Api(Kept(opened.devices, keys, templates, TranslationCounts(opened.database, lambda: START_MS)))

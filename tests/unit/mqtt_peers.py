@@ -109,7 +109,7 @@ class Wire:
     def received(self, message: Publish) -> None:
         self.messages.append(message)
 
-    def acknowledged(self, packet_id: int) -> None:
+    def acknowledged(self, packet_id: int, reason: int) -> None:
         self.acked.append(packet_id)
 
     def subscribed(self, packet_id: int, codes: Sequence[int]) -> None:

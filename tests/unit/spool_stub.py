@@ -21,6 +21,7 @@ class SpoolStub:
         self.waiting: list[tuple[Spooled, Answer | None]] = []
         self.rows: list[Spooled] = []
         self.settled: list[int] = []
+        self.dead: list[tuple[Spooled, str]] = []
         self.introduced: set[tuple[str, int]] = set()
         self.refuse: StorageError | None = None
         self.read_fails = False
@@ -30,7 +31,13 @@ class SpoolStub:
         self._place = 0
         verifyObject(ISpool, self)
 
-    def append(self, message: Outgoing, stored: Answer | None, introduction: Introduction | None = None) -> int:
+    def append(
+        self,
+        message: Outgoing,
+        stored: Answer | None,
+        introduction: Introduction | None = None,
+        event: Outgoing | None = None,
+    ) -> int:
         if self.refuse is not None:
             raise self.refuse
         if introduction is not None:
@@ -38,8 +45,12 @@ class SpoolStub:
             self._place += 1
             self.waiting.append((Spooled(self._place, *introduction.lifecycle), None))
         self._place += 1
-        self.waiting.append((Spooled(self._place, *message), stored))
-        return self._place
+        place = self._place
+        self.waiting.append((Spooled(place, *message), stored))
+        if event is not None:
+            self._place += 1
+            self.waiting.append((Spooled(self._place, *event), None))
+        return place
 
     def commit(self, failure: StorageError | None = None) -> None:
         """Have what waits committed, or fail."""
@@ -76,6 +87,10 @@ class SpoolStub:
         self.settled += places
         gone = set(self.settled)
         self.rows = [row for row in self.rows if row.place not in gone]
+
+    def set_aside(self, message: Spooled, reason: str) -> None:
+        self.dead.append((message, reason))
+        self.settle([message.place])
 
     def last_place(self) -> int:
         return self._place

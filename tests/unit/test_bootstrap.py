@@ -23,6 +23,7 @@ from coapgw.errors import CoapgwError, KeyNotFound, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
 from coapgw.gateway.bootstrap import (
     ASKING_LIMIT,
+    CALLS_AT_ONCE,
     FAILURES_LOGGED,
     JOINED_LIMIT,
     PATIENCE_SECONDS,
@@ -159,6 +160,7 @@ def test_device_gets_its_key_and_where_to_go_once_that_is_stored(make: Make) -> 
 def test_non_confirmable_answer_has_no_zero_byte_before_its_payload(make: Make) -> None:
     gateway = make()
     for _ in range(280):  # the lower byte of Message IDs goes round once
+        gateway.now += 1  # no faster than a device may call
         answer = gateway.ask(kind=NON)
         assert answer[:2] == b"\x50\x45"
         assert b"\0" not in answer
@@ -388,3 +390,21 @@ def test_failures_among_successes_fill_no_log(make: Make) -> None:
             gateway.thread.failing = StorageError("x") if number % 2 else None
             gateway.ask()
     assert len(events) <= FAILURES_LOGGED * 2
+
+
+def test_device_that_calls_all_the_time_is_slowed_down_and_no_other(make: Make) -> None:
+    gateway = make()
+    for _ in range(CALLS_AT_ONCE):
+        gateway.send()
+        gateway.thread.finish()
+        ((answer),) = gateway.answers()
+        assert answer[1] == 0x45
+    (refused,) = gateway.send()
+    assert refused[1] == 0x9D  # 4.29
+    assert gateway.bootstrap.counters.over_rate == 1
+    assert gateway.thread.waiting == []
+    gateway.send(source=OTHER)
+    gateway.thread.finish()
+    assert gateway.answers()[0][1] == 0x45
+    gateway.now += 1
+    assert gateway.send() == []

@@ -67,12 +67,17 @@ def test_stopping_waits_for_the_call_under_way_and_drops_the_others() -> None:
     thread.call(first)
     thread.call(lambda: called.append("second"))
     assert begun.wait(10)
-    threading.Timer(0.05, released.set).start()
-    thread.stop()
-    assert called == ["first"]
+    stopped = thread.stop()
+    ended: list[object] = []
+    stopped.addCallback(ended.append)
+    assert ended == []  # and nobody has waited for it here
+    released.set()
     reactor.turn()
+    reactor.turn()
+    assert ended == [None]
+    assert called == ["first"]
     assert reactor.is_idle()
 
 
 def test_thread_that_was_never_used_stops() -> None:
-    CallThread(Reactor(), "test").stop()
+    assert CallThread(Reactor(), "test").stop().called

@@ -293,3 +293,9 @@ def test_any_bytes_are_devices_or_refused(data: bytes) -> None:
         assert all(row.line > 1 for row in rows)
         assert mistakes
         assert all(re.match(r"line [1-9]\d*: .", mistake) for mistake in mistakes)
+
+
+@pytest.mark.parametrize("option", ["--data=/x", "--config", "--set"])
+def test_option_behind_the_verb_is_told_where_it_stands(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert main(["device", "list", option, "x"]) == 2
+    assert capsys.readouterr().err.endswith("coapgw: --config, --data and --set stand before 'device'\n")

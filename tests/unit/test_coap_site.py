@@ -6,10 +6,11 @@ import random
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import capturedLogs
 from txthings import coap, resource
 
 from coapgw.coap.messaging import MessageLayer
-from coapgw.coap.site import Branch, ResourceSite, WellKnownCore
+from coapgw.coap.site import ANSWER_SECONDS, Branch, ResourceSite, WellKnownCore
 from tests.unit.coap_wire import DEVICE, STRANGER, Peers, datagram, option
 
 GET, POST, PUT, FETCH = 1, 2, 3, 5
@@ -95,6 +96,37 @@ def test_a_resource_that_raises_is_5_00_and_the_next_request_is_served() -> None
     server = Server()
     assert server.ask(4, b"greeting")[1] == coap.INTERNAL_SERVER_ERROR
     assert server.ask(GET, b"greeting")[1] == coap.CONTENT
+
+
+class Slow(resource.CoAPResource):  # type: ignore[misc] # txThings has no types
+    """Answers when the test wants it to, if ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cancelled: list[Deferred[coap.Message]] = []
+        self.rendering: list[Deferred[coap.Message]] = []
+
+    def render_GET(self, request: coap.Message) -> Deferred[coap.Message]:
+        self.rendering.append(Deferred(self.cancelled.append))
+        return self.rendering[-1]
+
+
+def test_resource_that_never_answers_is_5_04_and_takes_no_room_for_ever() -> None:
+    server, slow = Server(), Slow()
+    server.root.putChild(b"slow", slow)
+    for message_id in range(1, 4):
+        block = option(11, b"slow")
+        server.layer.receive_datagram(datagram(code=GET, message_id=message_id, options=block), DEVICE, 0.0)
+    slow.rendering[1].callback(coap.Message(payload=b"x"))
+    assert len(server.layer.datagrams_to_send(0.0)) == 1
+    server.site.handle_timer(ANSWER_SECONDS - 1)
+    assert server.layer.datagrams_to_send(0.0) == []
+    with capturedLogs() as logged:
+        server.site.handle_timer(ANSWER_SECONDS)
+    assert [answer[1] for answer, _ in server.layer.datagrams_to_send(0.0)] == [coap.GATEWAY_TIMEOUT] * 2
+    assert slow.cancelled == [slow.rendering[0], slow.rendering[2]]
+    assert logged == []
+    assert server.layer._endpoints[DEVICE].pending == 0
 
 
 def test_what_is_not_there_is_4_04_and_what_cannot_be_done_4_05() -> None:

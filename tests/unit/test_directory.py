@@ -19,7 +19,8 @@ from coapgw.errors import StorageError
 from coapgw.interfaces import IDeviceDirectory
 from coapgw.model import Device
 from coapgw.storage.devices import Changes, DeviceRegistry
-from coapgw.storage.directory import POLL_SECONDS, STALE_SECONDS, DeviceDirectory
+from coapgw.storage.directory import DeviceDirectory
+from coapgw.storage.follower import POLL_SECONDS, STALE_SECONDS, RegistryFollower
 from tests.fakes import MemoryDirectory
 from tests.unit.registries import OpenRegistry, iccid, registry_in
 
@@ -122,7 +123,7 @@ class Following:
         self.directory = DeviceDirectory(read_changes)
         self.told: list[list[str]] = []
         self.directory.subscribe(lambda iccids: self.told.append(sorted(iccids)))
-        self.service = self.directory.follow(self.clock, at_once)
+        self.service = RegistryFollower(self.directory, "devices", self.clock, at_once)
         self.service.startService()
 
     def poll(self) -> None:
@@ -267,7 +268,7 @@ def test_image_is_the_registry_after_any_changes(looks: list[list[tuple[int, str
 def test_only_one_look_is_under_way(registry: DeviceRegistry) -> None:
     clock, thread = Clock(), OneThread()
     directory = DeviceDirectory(registry.changes_since)
-    service = directory.follow(clock, thread.call)
+    service = RegistryFollower(directory, "devices", clock, thread.call)
     service.startService()
     for _ in range(10):
         clock.advance(POLL_SECONDS)
@@ -336,7 +337,7 @@ def test_health_follows_the_registry_and_the_time_a_look_takes(registry: DeviceR
     assert following.service.is_healthy()
     following.service.stopService()
     clock = Clock()
-    stuck = DeviceDirectory(registry.changes_since).follow(clock, OneThread().call)
+    stuck = RegistryFollower(DeviceDirectory(registry.changes_since), "devices", clock, OneThread().call)
     stuck.startService()
     clock.advance(STALE_SECONDS - 1)
     assert stuck.is_healthy()

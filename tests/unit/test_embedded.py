@@ -30,6 +30,9 @@ class Delivery:
     def settled(self, place: int) -> None:
         self.done.append(place)
 
+    def refused(self, message: Spooled, reason: str) -> None:
+        raise AssertionError("the embedded broker refuses nothing")
+
     def resume(self) -> None:
         self.resumed += 1
 

@@ -282,7 +282,7 @@ def test_unknown_job_is_404(untouched: Api) -> None:
 
 
 def test_failing_database_is_500_with_its_sentence(untouched: Api) -> None:
-    failing = Api(untouched.registry, LostKeys())
+    failing = Api(attrs.evolve(untouched.kept, keys=LostKeys()))
     answer = failing.ask("GET", f"/v1/integrate/devices/{ONE}/psk/COAP")
     assert (answer.status, answer.messages) == (500, ["the device registry is gone"])
 
@@ -291,7 +291,7 @@ def test_mistake_of_ours_is_500_without_a_word_of_it_and_logged_a_few_times(unto
     def wrong(call: object) -> Deferred[Reply]:
         return fail(RuntimeError("of ours"))
 
-    broken = Api(untouched.registry, untouched.keys, call_in_thread=wrong)
+    broken = Api(untouched.kept, call_in_thread=wrong)
     with capturedLogs() as logged:
         answers = [broken.ask("GET", "/v1/devices") for _ in range(20)]
     assert {(answer.status, *answer.messages) for answer in answers} == {(500, "an error of the gateway's own")}

@@ -15,6 +15,7 @@ from coapgw.http.metrics_page import MEANINGS, CounterGroup, Gauge, MetricsPage
 from coapgw.metrics import (
     BlockwiseCounters,
     BootstrapCounters,
+    BridgeCounters,
     BrokerCounters,
     DtlsCounters,
     HttpCounters,
@@ -36,6 +37,7 @@ KINDS: dict[str, Any] = {
     "uplink": UplinkCounters,
     "spool": SpoolCounters,
     "mqtt": BrokerCounters,
+    "bridge": BridgeCounters,
     "http": HttpCounters,
 }
 GAUGES = (
@@ -47,6 +49,9 @@ GAUGES = (
     "spool_fill_ratio",
     "mqtt_clients",
     "mqtt_sessions",
+    "bridge_connected",
+    "bridge_since_seconds",
+    "bridge_in_flight",
 )
 
 

@@ -40,7 +40,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 @pytest.fixture
 def api(shared: Api) -> Api:
     """An API of the test's own; the registry is everybody's."""
-    return Api(shared.registry, shared.keys)
+    return Api(shared.kept)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_body_may_come_in_chunks(api: Api) -> None:
 
 def test_second_request_waits_for_the_first(shared: Api) -> None:
     held = Held()
-    api = Api(shared.registry, shared.keys, call_in_thread=held)
+    api = Api(shared.kept, call_in_thread=held)
     connection = api.connect()
     assert connection.send(request("GET", "/v1/devices") + HEALTH) == []
     held.go_on()
@@ -101,7 +101,7 @@ def test_second_request_waits_for_the_first(shared: Api) -> None:
 
 def test_client_that_went_away_is_not_answered(shared: Api, logged: Sequence[LogEvent]) -> None:
     held = Held()
-    api = Api(shared.registry, shared.keys, call_in_thread=held)
+    api = Api(shared.kept, call_in_thread=held)
     connection = api.connect()
     connection.send(request("GET", "/v1/devices"))
     connection.channel.connectionLost(connectionDone)
@@ -258,7 +258,7 @@ def test_idle_connection_is_ended_and_not_before(api: Api, logged: Sequence[LogE
 
 def test_time_does_not_count_while_we_work(shared: Api) -> None:
     held = Held()
-    api = Api(shared.registry, shared.keys, call_in_thread=held)
+    api = Api(shared.kept, call_in_thread=held)
     connection = api.connect()
     connection.send(request("GET", "/v1/devices"))
     api.clock.advance(10 * REQUEST_SECONDS)
@@ -268,7 +268,7 @@ def test_time_does_not_count_while_we_work(shared: Api) -> None:
 
 def test_one_connection_too_many_ends_the_one_that_was_quiet_for_longest(shared: Api) -> None:
     held = Held()
-    api = Api(shared.registry, shared.keys, call_in_thread=held)
+    api = Api(shared.kept, call_in_thread=held)
     connections = [api.connect() for _ in range(CONNECTIONS)]
     connections[0].send(request("GET", "/v1/devices"))
     connections[1].send(HEALTH)
@@ -285,7 +285,7 @@ def test_connections_that_come_at_once_are_bounded(api: Api) -> None:
 
 
 def test_connection_that_finds_everybody_at_work_is_ended(shared: Api) -> None:
-    api = Api(shared.registry, shared.keys, call_in_thread=Held())
+    api = Api(shared.kept, call_in_thread=Held())
     for _ in range(CONNECTIONS):
         api.connect().send(request("GET", "/v1/devices"))
     newest = api.connect()
@@ -340,7 +340,7 @@ PIECES = st.sampled_from(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(st.one_of(PIECES, PIECES, st.binary(max_size=20)), max_size=25))
 def test_no_bytes_raise(shared: Api, parts: list[bytes]) -> None:
-    api = Api(shared.registry, shared.keys)
+    api = Api(shared.kept)
     connection = api.connect()
     sent = b""
     for part in parts:
@@ -356,7 +356,7 @@ def test_no_bytes_raise(shared: Api, parts: list[bytes]) -> None:
 
 
 def test_the_log_is_spared_when_the_fault_is_ours(shared: Api, logged: Sequence[LogEvent], tmp_path: Path) -> None:
-    api = Api(shared.registry, shared.keys)
+    api = Api(shared.kept)
     for _ in range(50):
         connection = api.connect()
         connection.channel.headerReceived = None  # type: ignore[method-assign,assignment]  # any mistake of ours

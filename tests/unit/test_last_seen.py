@@ -15,7 +15,8 @@ from zope.interface.verify import verifyObject
 from coapgw.errors import StorageError
 from coapgw.interfaces import ILastSeen
 from coapgw.model import Device
-from coapgw.storage.last_seen import ROWS_AT_ONCE, WRITE_SECONDS, LastSeen, LastSeenWriter
+from coapgw.storage.last_seen import ROWS_AT_ONCE, LastSeen
+from coapgw.storage.periodic import WRITE_SECONDS, PeriodicWriter
 from tests.unit.registries import START_MS, OpenRegistry, iccid, registry_in
 
 LATER = START_MS + 50_000
@@ -123,7 +124,7 @@ class Writing:
     def __init__(self, opened: OpenRegistry) -> None:
         self.clock, self.thread = Clock(), Thread()
         self.last_seen = LastSeen(opened.database)
-        self.service = LastSeenWriter(self.last_seen, self.clock, self.thread.call)
+        self.service = PeriodicWriter(self.last_seen, "when devices were last heard is", self.clock, self.thread.call)
         self.service.startService()
 
 

@@ -159,7 +159,7 @@ class Events:
     def received(self, message: Publish) -> None:
         self.told.append(message)
 
-    def acknowledged(self, packet_id: int) -> None:
+    def acknowledged(self, packet_id: int, reason: int) -> None:
         self.told.append(packet_id)
 
     def subscribed(self, packet_id: int, codes: Any) -> None:

@@ -176,7 +176,7 @@ def test_where_bytes_are_cut_makes_no_difference(stream: tuple[bytes, list[bytes
 )
 def test_publish_survives_the_way(topic: str, payload: bytes, qos: int, retain: bool, packet_id: int) -> None:
     packet = Publish(topic.encode(), payload, qos, retain, False, packet_id if qos else 0)
-    assert read(encode_publish(*packet)) == ([packet], False)
+    assert read(encode(packet)) == ([packet], False)
 
 
 @given(st.integers(1, 65_535))

@@ -87,3 +87,19 @@ def test_a_file_that_is_none_is_refused_with_a_sentence(tmp_path: Path) -> None:
     path.write_bytes(b"this is no database, and long enough to be looked at by sqlite" * 20)
     with pytest.raises(StorageError, match=r"broker\.db"):
         SqliteSessionStore(path)
+
+
+def test_file_that_is_refused_is_closed_again(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    for content in ("PRAGMA user_version = 999", None):
+        path.unlink(missing_ok=True)
+        if content is None:
+            path.write_bytes(b"no database" * 1000)
+        else:
+            with sqlite3.connect(path) as made:
+                made.execute(content)
+            made.close()
+        with pytest.raises(StorageError):
+            SqliteSessionStore(path)
+        opened = [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(path)]
+        assert opened == []

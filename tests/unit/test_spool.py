@@ -6,6 +6,8 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
@@ -20,8 +22,9 @@ from zope.interface.verify import verifyObject
 from coapgw.errors import SpoolFailing, SpoolFull, StorageError
 from coapgw.interfaces import ISpool
 from coapgw.model import Introduction, Outgoing, Spooled
+from coapgw.storage.dead_letters import Wish, dead_letters, open_requests, write_requests
 from coapgw.storage.spool import CALM_SECONDS, GATHER_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, Spool, open_spool
-from coapgw.storage.spool_file import OVERHEAD_BYTES, RESERVE_PLACES, SpoolFile, runs, spool_status
+from coapgw.storage.spool_file import OVERHEAD_BYTES, RESERVE_PLACES, SpoolFile, SpoolStatus, runs, spool_status
 
 ICCID = "8988280666000000017"
 ROOM = 1 << 30
@@ -58,13 +61,15 @@ class Rig:
         self.groups: list[list[Spooled]] = []
         self.spool.follow(lambda group: self.groups.append(list(group)))
 
-    def append(self, payload: bytes = b"x", introduction: Introduction | None = None) -> int:
+    def append(
+        self, payload: bytes = b"x", introduction: Introduction | None = None, event: Outgoing | None = None
+    ) -> int:
         place = 0
 
         def stored(failure: Exception | None) -> None:
             self.stored.append((place, failure))
 
-        place = self.spool.append(_message(payload), stored, introduction)
+        place = self.spool.append(_message(payload), stored, introduction, event)
         return place
 
     def commit(self) -> None:
@@ -224,6 +229,24 @@ def test_no_place_is_given_twice_after_a_crash(tmp_path: Path) -> None:
     rig.close()
 
 
+def test_event_has_the_place_behind_its_message(rig: Rig) -> None:
+    assert rig.append(b"first", Introduction(ICCID, 5, _message(b"new")), _message(b"event")) == 2
+    assert rig.append(b"second") == 4
+    rig.commit()
+    assert rig.stored == [(2, None), (4, None)]
+    expected = [(1, b"new"), (2, b"first"), (3, b"event"), (4, b"second")]
+    assert [(message.place, message.payload) for message in rig.read()] == expected
+
+
+def test_follower_that_fails_keeps_nobody_waiting(rig: Rig) -> None:
+    rig.spool.follow(lambda group: 1 / 0)  # type: ignore[arg-type]
+    rig.append()
+    with capturedLogs() as logged:
+        rig.commit()
+    assert rig.stored == [(1, None)]
+    assert [event["log_failure"].type for event in logged] == [ZeroDivisionError]
+
+
 def test_an_introduction_is_stored_with_its_message_and_known_from_then_on(rig: Rig) -> None:
     event = Introduction(ICCID, 5, _message(b"event"))
     assert not rig.spool.is_introduced(ICCID, 5)
@@ -328,6 +351,36 @@ def test_a_deletion_that_failed_is_tried_again_although_nothing_new_comes(tmp_pa
     rig.commit()
     assert rig.stored[-1][1] is None
     rig.close()
+
+
+def test_mistake_of_our_own_is_told_to_devices_and_does_not_end_the_writer(rig: Rig) -> None:
+    rig.spool.append(_message(), lambda failure: rig.stored.append((1, failure)))
+    with capturedLogs() as logged:
+        rig.spool._group.messages.append(None)  # type: ignore[arg-type]
+        rig.commit()
+        rig.clock.until(lambda: rig.stored)
+    ((_, failure),) = rig.stored
+    assert isinstance(failure, SpoolFailing)
+    assert "by a mistake of its own" in str(failure)
+    assert not rig.spool.is_healthy()
+    assert [event["log_level"].name for event in logged] == ["critical", "error"]
+    rig.append(b"after")
+    rig.commit()
+    assert rig.stored[-1][1] is None
+    assert [message.payload for message in rig.read()] == [b"after"]
+
+
+def test_read_that_fails_is_counted_and_told_as_such(rig: Rig) -> None:
+    failures: list[object] = []
+    with sqlite3.connect(rig.path, isolation_level=None) as other, capturedLogs() as logged:
+        other.execute("ALTER TABLE message RENAME TO away")
+        rig.spool.read(0, 1).addErrback(lambda failure: failures.append(failure.type))
+        rig.clock.until(lambda: failures)
+        other.execute("ALTER TABLE away RENAME TO message")
+    other.close()
+    assert failures == [SpoolFailing]
+    assert (rig.spool.counters.failed_reads, rig.spool.counters.failed_commits) == (1, 0)
+    assert [event["consequence"] for event in logged] == ["subscribers wait"]
 
 
 def test_a_disk_that_fails_now_and_then_is_logged_once_until_it_is_calm_again(rig: Rig) -> None:
@@ -451,4 +504,60 @@ def test_whatever_happens_it_holds_what_was_stored_and_not_settled(
     assert {message.place: message.payload for message in rig.read()} == live
     assert len(given_places) == len(set(given_places))
     assert given_places == sorted(given_places)
+    rig.close()
+
+
+# ------------------------------------------------------------------ dead letters
+
+
+def test_a_file_of_version_1_is_brought_to_this_version(tmp_path: Path) -> None:
+    script = files("coapgw.storage").joinpath("schema/spool-1.sql").read_text()
+    with closing(sqlite3.connect(tmp_path / "spool.db")) as old:
+        old.executescript(f"PRAGMA auto_vacuum=INCREMENTAL; {script}")
+        old.execute("INSERT INTO message VALUES (7, 1, '1', 'id', x'74', x'70')")
+        old.execute("UPDATE totals SET messages = 1, bytes = 130, reserved = 9")
+        old.commit()
+    assert spool_status(tmp_path / "spool.db") == SpoolStatus(1, 130, 1, 0, 0)
+    file = SpoolFile(tmp_path / "spool.db")
+    assert file.read(0, 10) == [Spooled(7, 1, "1", "id", b"t", b"p")]
+    assert (file.messages, file.bytes, file.first_place, file.dead_messages) == (1, 130, 10, 0)
+    file.close(9)
+
+
+def test_what_is_set_aside_is_kept_but_not_read_and_takes_room(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool.db")
+    for number in range(3):
+        rig.spool.append(Outgoing(1, ICCID, f"id{number}", b"t", b"p"), None)
+    rig.clock.advance(GATHER_SECONDS)
+    rig.clock.until(lambda: rig.groups)
+    fill = rig.spool.fill
+    rig.spool.set_aside(rig.groups[0][1], "not authorised")
+    rig.clock.advance(SETTLE_SECONDS)
+    rig.clock.take()
+    assert rig.spool.fill == fill
+    (letter,) = dead_letters(rig.path)
+    assert (letter.message_id, letter.reason) == ("id1", "not authorised")
+    assert spool_status(rig.path).dead_messages == 1
+    assert spool_status(rig.path).messages == 2
+    rig.close()
+
+
+def test_what_an_operator_wants_done_is_done_at_the_next_look(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool.db")
+    for number in range(4):
+        rig.spool.append(Outgoing(1, ICCID, f"id{number}", b"t", b"p"), None)
+    rig.clock.advance(GATHER_SECONDS)
+    rig.clock.until(lambda: rig.groups)
+    for message in rig.groups[0]:
+        rig.spool.set_aside(message, "no")
+    rig.clock.advance(SETTLE_SECONDS)
+    rig.clock.take()
+    assert write_requests(rig.path, Wish.REQUEUE, [1, 3, 99]) == 2
+    assert write_requests(rig.path, Wish.DROP, [2]) == 1
+    rig.spool.look_at_requests()
+    rig.spool.look_at_requests()
+    rig.clock.until(lambda: len(rig.groups) == 2)
+    assert [(message.place, message.message_id) for message in rig.groups[1]] == [(5, "id0"), (6, "id2")]
+    assert [letter.message_id for letter in dead_letters(rig.path)] == ["id3"]
+    assert open_requests(rig.path) == 0
     rig.close()

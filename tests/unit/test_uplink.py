@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import struct
 from collections.abc import Hashable
+from typing import Any
 
 import pytest
 from twisted.internet.defer import maybeDeferred
@@ -14,6 +16,7 @@ from zope.interface import implementer
 from coapgw.coap.blockwise import BlockwiseSite
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.site import ResourceSite
+from coapgw.energysaver.template import parse_template
 from coapgw.errors import SpoolFailing, SpoolFull
 from coapgw.gateway.authorise import DevicesByAddress
 from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
@@ -23,6 +26,7 @@ from coapgw.gateway.resources import answer_to, make_root
 from coapgw.gateway.uplink import PUBLISH_SECONDS, Uplink, UplinkSettings
 from coapgw.interfaces import IDeviceDirectory
 from coapgw.model import Acknowledge, Device, DeviceStatus
+from coapgw.service import DECODERS
 from tests.fakes import LostKeys
 from tests.unit.coap_wire import CON, DEVICE, NON, STRANGER, datagram, option
 from tests.unit.spool_stub import SpoolStub
@@ -61,7 +65,7 @@ class Gateway:
         )
         bootstrap = Bootstrap(LostKeys(), maybeDeferred, BootstrapSettings(), lambda: 5684, lambda: 0.0)
         self.layer = MessageLayer(
-            BlockwiseSite(ResourceSite(make_root(self.uplink, bootstrap))),
+            BlockwiseSite(ResourceSite(make_root(self.uplink, bootstrap, DECODERS))),
             *(DevicesByAddress(self.directory), random.Random(1)),
         )
         self._message_id = 0
@@ -320,3 +324,114 @@ def test_over_the_device_s_rate_is_4_29_with_max_age_and_nothing_is_stored() -> 
     assert gateway.uplink.counters.over_rate == 1
     now += 10
     assert _code(gateway.send()) == 0x44
+
+
+# ---------------------------------------------------------------------- Energy Saver
+
+BYTE = '{"asset":"a.b","value":{"byte":0,"type":"uint"}}'
+LATITUDE = '{"asset":"lat","value":{"byte":8,"bytelength":8,"type":"float"},"custom_type":"location_lat"}'
+LONGITUDE = '{"asset":"long","value":{"byte":0,"bytelength":8,"type":"float"},"custom_type":"location_long"}'
+
+
+def _translating(*statements: str, **settings: object) -> tuple[Gateway, list[tuple[object, ...]]]:
+    gateway = Gateway(**settings)  # type: ignore[arg-type]
+    counted: list[tuple[object, ...]] = []
+    gateway.uplink.translator = parse_template(f'{{"sense":[{",".join(statements)}]}}')
+    gateway.uplink.count = lambda *figures: counted.append(figures)
+    return gateway, counted
+
+
+def _payload(document: dict[str, object]) -> Any:
+    return document["payload"]
+
+
+def test_payload_becomes_json() -> None:
+    gateway, counted = _translating(BYTE)
+    assert _code(gateway.send(option(QUERY, b"t=x"), payload=b"\x07")) == 0x44
+    ((topic, document),) = gateway.telemetry
+    assert topic == f"{ICCID}/x"
+    assert _payload(document) == {"type": "JSON", "value": {"a": {"b": 7}}, "topic": "x"}
+    assert counted == [(ICCID, 1670598749915, 1, len('{"a":{"b":7}}'))]
+    assert gateway.uplink.counters.translated == 1
+
+
+def test_raw_messages_are_the_json_alone() -> None:
+    gateway, _ = _translating(BYTE, raw=True)
+    gateway.send(payload=b"\x07")
+    assert gateway.spool.rows[-1].payload == b'{"a":{"b":7}}'
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_payload_that_does_not_fit_is_an_error_event_and_2_04(raw: bool) -> None:
+    gateway, counted = _translating(BYTE, raw=raw)
+    assert _code(gateway.send(option(QUERY, b"t=x"), payload=b"")) == 0x44
+    ((topic, event),) = gateway.telemetry
+    assert (topic, event["type"]) == ("error", "ERROR")
+    assert event["error"] == {
+        "id": event["id"],
+        "type": "DEVICE",
+        "message": "Translator[UserPayloadError]",
+        "description": "Asset path:a.b, Error: can't extract [0:1] from 0 bytes",
+        "payloadExists": True,
+        "payload": "",
+    }
+    assert counted == []
+    assert gateway.uplink.counters.untranslatable == 1
+
+
+def test_event_keeps_the_payload() -> None:
+    gateway, _ = _translating(LATITUDE)
+    gateway.send(payload=b"hello")
+    error: Any = gateway.telemetry[0][1]["error"]
+    assert error["payload"] == "aGVsbG8="
+
+
+def test_location_is_an_event_beside_the_message() -> None:
+    gateway, _ = _translating(LATITUDE, LONGITUDE)
+    assert _code(gateway.send(payload=struct.pack(">dd", 8.6821, 50.1109))) == 0x44
+    (topic, document), (second, event) = gateway.telemetry
+    assert (topic, second) == (ICCID, "location")
+    assert _payload(document)["value"] == {"lat": 50.1109, "long": 8.6821}
+    assert event["location"] == {"source": "GPS", "coordinates": ["8.6821", "50.1109"]}
+    assert event["id"] != document["id"]
+
+
+def test_device_waits_for_the_message_and_not_for_its_event() -> None:
+    gateway, _ = _translating(LATITUDE, LONGITUDE, acknowledge=Acknowledge.PUBLISHED)
+    assert gateway.send(payload=struct.pack(">dd", 8.6821, 50.1109)) == []
+    gateway.uplink.published(gateway.spool.last_place())
+    assert gateway.answers() == []
+    gateway.uplink.published(gateway.spool.last_place() - 1)
+    assert _code(gateway.answers()) == 0x44
+
+
+CBOR, SENML = option(12, b"\x3c"), option(12, b"\x70")
+
+
+def test_cbor_becomes_json_without_a_template() -> None:
+    gateway, counted = _translating(BYTE)
+    gateway.uplink.translator = None
+    assert _code(gateway.send(CBOR, payload=b"\xa1\x61a\x01")) == 0x44
+    assert _code(gateway.send(SENML, payload=b"\x81\xa1\x00\x61t")) == 0x44
+    assert _code(gateway.send(payload=b"\xa1\x61a\x01")) == 0x44
+    payloads = [document["payload"] for _, document in gateway.telemetry]
+    assert payloads == [
+        {"type": "JSON", "value": {"a": 1}},
+        {"type": "JSON", "value": [{"n": "t"}]},
+        {"type": "STRING", "encoding": "base64", "value": "oWFhAQ=="},
+    ]
+    assert [figures[2:] for figures in counted] == [(4, 7), (5, 11)]
+
+
+def test_what_is_no_cbor_is_an_error_event() -> None:
+    gateway = Gateway()
+    assert _code(gateway.send(CBOR, payload=b"\xff")) == 0x44
+    ((topic, event),) = gateway.telemetry
+    assert topic == "error"
+    assert str(event["error"]["description"]).startswith("Error: no CBOR")  # type: ignore[index]
+
+
+def test_active_template_is_for_every_payload() -> None:
+    gateway, _ = _translating(BYTE)
+    gateway.send(CBOR, payload=b"\x07")
+    assert _payload(gateway.telemetry[0][1])["value"] == {"a": {"b": 7}}
