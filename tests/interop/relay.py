@@ -47,11 +47,14 @@ class Relay:
     *to_server* and *to_client* keep every datagram that arrived at the relay, also the *lost* ones.
     """
 
-    def __init__(self, server: tuple[str, int], *, up: Link = CLEAR, down: Link = CLEAR, seed: int = 0) -> None:
+    def __init__(
+        self, server: tuple[str, int], *, up: Link = CLEAR, down: Link = CLEAR, seed: int = 0, source: str = ""
+    ) -> None:
         self.to_server: list[bytes] = []
         self.to_client: list[bytes] = []
         self.lost = 0
         self._server = server
+        self._source = source  # the address the server sees
         self._up, self._down = up, down
         # One stream of chances a direction: what is lost on one way does not depend on the timing of the other.
         self._chances = {True: random.Random(f"{seed} up"), False: random.Random(f"{seed} down")}
@@ -72,6 +75,10 @@ class Relay:
         """Where clients send to."""
         host, port = self._front.getsockname()
         return host, port
+
+    def become(self, link: Link) -> None:
+        """Do to datagrams what *link* says from now on, in both directions."""
+        self._up = self._down = link
 
     def rebind(self) -> None:
         """Give every client a new source port from its next datagram on, as a NAT does that forgot them."""
@@ -125,6 +132,8 @@ class Relay:
         way = self._ways.get(client)
         if way is None:
             way = self._ways[client] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            if self._source:
+                way.bind((self._source, 0))
             way.connect(self._server)
             self._clients[way] = client
         self._forward(True, way, data, None)
