@@ -111,7 +111,8 @@ def running_etsi_gateway(place: Path, rooms: int, *settings: str) -> Iterator[Et
             stderr=subprocess.STDOUT,
         )
     try:
-        until((data / "ports.json").exists, START_SECONDS, "the gateway was not ready in time")
+        until(lambda: (data / "ports.json").exists() or process.poll() is not None, START_SECONDS)
+        assert process.poll() is None, log.read_text()
         ports = json.loads((data / "ports.json").read_text())
         yield EtsiServer(("127.0.0.1", ports["coap"][0]), ("127.0.0.1", ports["coaps"][0]))
     finally:

@@ -131,7 +131,7 @@ def obs_02(client: WireClient, is_clear: bool) -> None:
     before = begin(client, "obs", kind=NON)
     told = before
     for number in range(12):  # a NON that is lost is lost: the next state tells
-        value = b"%d" % number
+        value = b"state %d" % number
         change(client, "obs", value)
         for told in client.silence(0.2 if is_clear else 3.2):
             assert told.kind == NON
