@@ -35,8 +35,9 @@ class Channel(Protocol):
 class PlainChannel:
     """A UDP socket."""
 
-    def __init__(self, server: tuple[str, int]) -> None:
+    def __init__(self, server: tuple[str, int], source: str = "") -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((source, 0))
         self._socket.connect(server)
 
     def send(self, data: bytes) -> None:
