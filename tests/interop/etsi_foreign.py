@@ -148,7 +148,7 @@ FOREIGN: dict[str, Case] = {
     "TD_COAP_LINK_01": once(".well-known/core", within=b"</link1>"),
     "TD_COAP_LINK_02": once(".well-known/core", within=b"</link1>", query=("rt=Type1",)),
     "TD_COAP_LINK_08": once(".well-known/core", within=b"</link4>", query=("href=/link*",)),
-    "TD_COAP_BLOCK_01": large("large", 64),
+    "TD_COAP_BLOCK_01": large("large", 512),
     "TD_COAP_BLOCK_02": large("large"),
     "TD_COAP_BLOCK_03": upload("large-update", "2.04"),
     "TD_COAP_BLOCK_04": upload("large-create", "2.01"),

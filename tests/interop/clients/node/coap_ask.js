@@ -24,6 +24,9 @@ function show(code, payload, options) {
 for (const [name, value] of asked.options) {
     request.setOption(name, Buffer.from(value, "hex"));
 }
+if (asked.payload.length > 2 * 1024) {
+    request.setOption("Block1", Buffer.of(0x06)); // it cuts a body into blocks only if it is told their size
+}
 request.on("error", (error) => { console.error(error); process.exit(1); });
 request.on("response", (response) => {
     if (asked.observe > 0 && typeof response.close === "function") {
