@@ -6,6 +6,7 @@ the request is carried out again, as it is, and what it gets is sent as a notifi
 * confirmable if the request was, one at a time: while one is under way a further change waits, and is in the next
   repetition of it (section 4.5.2).  An endpoint has NSTART of all confirmables of ours.
 * non-confirmable otherwise, at most every three seconds to an endpoint (section 4.5.1), every sixteenth confirmable.
+* an error and the end, if it is no success, or has another Content-Format than the first answer (section 4.2).
 * confirmable, changed or not, when none was acknowledged for 24 hours (section 4.5); anew before a Max-Age that the
   resource gave is over.
 
@@ -23,8 +24,10 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from coapgw.coap.codec import (
+    CONTENT_FORMAT,
     HEADER_BYTES,
     MAX_AGE,
+    NOT_ACCEPTABLE,
     OBSERVE,
     UNAUTHORIZED,
     add_options,
@@ -67,6 +70,7 @@ class Observation:
         "alarm",
         "confirmable",
         "confirmed_at",
+        "content_format",
         "endpoint",
         "fresh",
         "handler",
@@ -106,6 +110,7 @@ class Observation:
         self.non_key = 0
         self.nons = 0
         self.number = 0
+        self.content_format: bytes | None = None  # of the first answer, hence of all notifications
         self.confirmed_at = exchange.now
         self.stale_at = math.inf
         self.alarm = math.inf
@@ -128,6 +133,7 @@ class Observation:
             self.notifications.remove(self)
             return code, body
         self.is_announced = True
+        self.content_format = option_value(parse_options(body, 0)[0], CONTENT_FORMAT)
         numbered = self.notifications.numbered(self, body)
         if self.is_stale:
             self.notifications.queue(self)
@@ -326,6 +332,11 @@ class Notifications:
 
     def rendered(self, observation: Observation, code: int, body: bytes) -> None:
         """Tell the client, or have what is under way replaced."""
+        if (
+            code >> 5 == SUCCESS
+            and option_value(parse_options(body, 0)[0], CONTENT_FORMAT) != observation.content_format
+        ):
+            code, body = NOT_ACCEPTABLE, b""  # RFC 7641 section 4.2
         if code >> 5 == SUCCESS:
             body = self.numbered(observation, body)
         else:

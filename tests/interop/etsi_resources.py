@@ -57,11 +57,7 @@ class Text(resource.CoAPResource):  # type: ignore[misc]
 
     def render_PUT(self, request: coap.Message) -> coap.Message:
         code = coap.CHANGED if self.exists else coap.CREATED
-        given = request.opt.content_format or TEXT
-        if given != self._format and self.observers:  # what observers asked for is not to be had any more
-            self._text = None
-            self.updatedState()
-        self._text, self._format = request.payload, given
+        self._text, self._format = request.payload, request.opt.content_format or TEXT
         self.updatedState()
         return message(code)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.interop.etsi import LINKS, TRANSPORTS, Case, Conversations, running_etsi_gateway
 from tests.interop.etsi_core import core, link
+from tests.interop.etsi_table import check_table
 from tests.interop.etsi_transfer import block, observe
 
 CASES = [*core, *link, *block, *observe]
@@ -31,3 +32,7 @@ def conversations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversa
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.title}")
 def test_case(conversations: Conversations, case: Case, transport: str, way: str) -> None:
     conversations.end(case, transport, way)
+
+
+def test_the_table_of_cases_is_that_of_what_is_run() -> None:
+    check_table(CASES)

@@ -33,6 +33,7 @@ class Sensor(resource.CoAPResource):  # type: ignore[misc]
         self.visible = True
         self.value = b"0"
         self.max_age: int | None = None
+        self.content_format: int | None = None
         self.renderings = 0
         self.later: list[Deferred[coap.Message]] | None = None
         self.code = coap.CONTENT
@@ -49,6 +50,8 @@ class Sensor(resource.CoAPResource):  # type: ignore[misc]
 
     def message(self) -> coap.Message:
         response = coap.Message(code=self.code, payload=self.value)
+        if self.content_format is not None:
+            response.opt.content_format = self.content_format
         if self.max_age is not None:
             response.opt.addOption(coap.UintOption(number=MAX_AGE, value=self.max_age))
         return response
@@ -388,6 +391,16 @@ def test_a_resource_that_fails_is_told_and_ends_it() -> None:
     server.acknowledge(told)
     assert not server.sensor.observers
     assert len(server.layer.notifications) == 0
+
+
+def test_another_content_format_is_4_06_and_ends_it() -> None:
+    server = observing()
+    server.sensor.content_format = 50
+    server.sensor.change(b"{}")
+    (told,) = server.sent()
+    assert (told.code, told.number, told.payload) == (0x86, None, b"")
+    server.acknowledge(told)
+    assert not server.sensor.observers
 
 
 def test_a_device_that_may_no_longer_hears_so_and_no_more() -> None:
