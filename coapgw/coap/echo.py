@@ -11,8 +11,13 @@ import hashlib
 from hmac import compare_digest
 from typing import Final
 
-from coapgw.coap.codec import ECHO, encode_body
+from coapgw.coap.codec import ECHO, UNAUTHORIZED, encode_body, parse_options
+from coapgw.coap.conditions import SAFE_METHODS
 from coapgw.coap.endpoints import Address, RandomSource
+from coapgw.coap.exchange import Exchange
+from coapgw.coap.exchanges import UNLIMITED
+from coapgw.coap.outgoing import SUCCESS
+from coapgw.metrics import MessagingCounters
 
 AMPLIFICATION: Final = 3
 PACKET_BYTES: Final = 28  # of the headers of IPv4 and UDP; those of IPv6 are larger, which only allows for more
@@ -48,3 +53,59 @@ class Echoes:
 
     def _hash(self, time: bytes, address: Address) -> bytes:
         return hashlib.blake2s(time + repr(address).encode(), key=self._secret, digest_size=_HASH_BYTES).digest()
+
+
+class AddressProof:
+    """What peers may get at addresses that are proven, and at others.
+
+    Args:
+        extra_bytes_to_strangers: how much larger than its request an answer to an unknown peer may be.
+    """
+
+    def __init__(self, random: RandomSource, extra_bytes_to_strangers: int, counters: MessagingCounters) -> None:
+        """Begin with nobody proven."""
+        self._echoes = Echoes(random)
+        self._extra = extra_bytes_to_strangers
+        self._counters = counters
+        self._fresh: Exchange | None = None  # the last request with a valid Echo
+
+    def receive(self, echo: bytes, exchange: Exchange, now: float) -> None:
+        """Believe an address that sends what was sent there; a stranger's makes no difference."""
+        endpoint = exchange.endpoint
+        if self._echoes.is_valid(echo, endpoint.address, now):
+            self._fresh = exchange
+            if endpoint.principal is not None:
+                endpoint.proven_until = max(endpoint.proven_until, now + PROVEN_SECONDS)
+
+    def is_fresh(self, exchange: Exchange) -> bool:
+        """Return whether the request just received had a valid Echo."""
+        return self._fresh is exchange
+
+    def room(self, exchange: Exchange, now: float) -> int:
+        """Return how many bytes the answer may have, header and token included."""
+        endpoint = exchange.endpoint
+        if now < endpoint.proven_until:
+            return UNLIMITED
+        room = room_for_answer(exchange.size)
+        return min(room, exchange.size + self._extra) if endpoint.principal is None else room
+
+    def within_room(self, exchange: Exchange, code: int, body: bytes, now: float) -> tuple[int, bytes]:
+        """Return the answer, or what an address that is not proven gets in its place if it is too large.
+
+        What can be asked for again without harm is to be, with Echo; of anything else the payload is left out.
+        """
+        room = self.room(exchange, now) - len(exchange.header)
+        if len(body) <= room:
+            return code, body
+        if exchange.principal is not None and exchange.header[1] in SAFE_METHODS and code >> 5 == SUCCESS:
+            return self.challenge(exchange, now)
+        self._counters.shortened += 1
+        options = encode_body(parse_options(body, 0)[0])
+        return code, options if len(options) <= room else b""
+
+    def challenge(self, exchange: Exchange, now: float) -> tuple[int, bytes]:
+        """Return the answer that asks to come again with its Echo option; strangers are only refused."""
+        if exchange.principal is None:
+            return UNAUTHORIZED, b""
+        self._counters.challenges += 1
+        return UNAUTHORIZED, self._echoes.body(exchange.endpoint.address, now)

@@ -31,33 +31,29 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from coapgw.coap.client_role import ClientRole
 from coapgw.coap.codec import (
     ACK,
     BAD_OPTION,
     CON,
     ECHO,
     EMPTY,
-    GET,
     HEADER_BYTES,
-    OBSERVE,
     RST,
     TOKEN_LIMIT,
-    UNAUTHORIZED,
     MessageFormatError,
     OptionRefused,
     Options,
-    encode_body,
     known_options,
     option_value,
     parse_options,
 )
-from coapgw.coap.conditions import SAFE_METHODS
-from coapgw.coap.echo import PROVEN_SECONDS, Echoes, room_for_answer
+from coapgw.coap.echo import AddressProof, room_for_answer
 from coapgw.coap.endpoints import Address, Endpoint, EndpointTable, PeerDirectory, RandomSource
 from coapgw.coap.exchange import Exchange, Handler
-from coapgw.coap.exchanges import PENDING, UNLIMITED, ExchangeMemory
+from coapgw.coap.exchanges import PENDING, ExchangeMemory
 from coapgw.coap.observe import Notifications
-from coapgw.coap.outgoing import SUCCESS, NoResponse, Outcome, Outgoing, Response, Transmission
+from coapgw.coap.outgoing import Outgoing, Transmission
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
 from coapgw.metrics import MessagingCounters
 
@@ -66,7 +62,6 @@ EXPIRE_PER_TIMER: Final = 5_000  # a few milliseconds
 SWEEP_SECONDS: Final = 1.0
 PREFIX_LIMIT: Final = 300  # bytes of options worth remembering: the longest topic and what modems add
 
-_DEREGISTER: Final = b"\x01"  # the value of Observe: RFC 7641 section 2
 _CODE: Final = tuple(bytes((code,)) for code in range(256))
 _ACK_HEAD: Final = tuple(bytes((0x60 | length,)) for length in range(TOKEN_LIMIT + 1))
 _NON_BIT: Final = 0x10  # in the first byte of a CON or NON it tells them apart
@@ -92,7 +87,7 @@ class Site(Protocol):
         """Return the handler of requests with this method and these options; it is remembered for the next ones."""
 
 
-class MessageLayer:
+class MessageLayer(ClientRole):
     """The message layer of one socket.
 
     Args:
@@ -149,8 +144,7 @@ class MessageLayer:
         self._strangers: OrderedDict[tuple[Address, int], tuple[float, bytes]] = OrderedDict()
         self._handlers: dict[bytes, Handler] = {}
         self._is_proven = is_proven
-        self._echoes = Echoes(random)
-        self._fresh: Exchange | None = None  # the last request with a valid Echo
+        self._proof = AddressProof(random, self.limits.extra_bytes_to_strangers, self.counters)
         self._waiting: deque[Exchange] = deque()  # confirmables without an answer, in the order their ACKs fall due
         self._outbox: list[tuple[bytes, Address]] = []
         self._now = -math.inf
@@ -276,19 +270,11 @@ class MessageLayer:
             exchange.ack_due = now + self.limits.piggyback_seconds
             self._waiting.append(exchange)
         if known and known[-1][0] >= ECHO and (echo := option_value(known, ECHO)) is not None:
-            self._receive_echo(echo, exchange)
+            self._proof.receive(echo, exchange, now)
             known = tuple(option for option in known if option[0] != ECHO)
             self._site.resolve(data[1], known)(exchange, data[payload_at:])
             return
         self._handler(data, token_end, (known, payload_at), endpoint)(exchange, data[payload_at:])
-
-    def _receive_echo(self, echo: bytes, exchange: Exchange) -> None:
-        """Believe an address that sends what was sent there; a stranger's makes no difference."""
-        endpoint = exchange.endpoint
-        if self._echoes.is_valid(echo, endpoint.address, self._now):
-            self._fresh = exchange
-            if endpoint.principal is not None:
-                endpoint.proven_until = max(endpoint.proven_until, self._now + PROVEN_SECONDS)
 
     def _repeat_to_stranger(self, data: bytes, address: Address, now: float) -> bool:
         """Treat a stranger's request as a repeat if it is one."""
@@ -336,8 +322,8 @@ class MessageLayer:
     def respond(self, exchange: Exchange, code: int, body: bytes) -> None:
         """Send the answer to *exchange*; ``Exchange.respond`` calls this once."""
         endpoint, header = exchange.endpoint, exchange.header
-        if body and self._now >= endpoint.proven_until and len(header) + len(body) > self.room(exchange):
-            code, body = self._shortened(exchange, code, body)  # we are nobody's amplifier
+        if body and self._now >= endpoint.proven_until:
+            code, body = self._proof.within_room(exchange, code, body, self._now)
         endpoint.pending -= 1
         if header[0] & _NON_BIT:
             message_id = endpoint.next_message_id()
@@ -354,37 +340,15 @@ class MessageLayer:
 
     def room(self, exchange: Exchange) -> int:
         """Return how many bytes the answer may have, header and token included."""
-        endpoint = exchange.endpoint
-        if self._now < endpoint.proven_until:
-            return UNLIMITED
-        room = room_for_answer(exchange.size)
-        if endpoint.principal is None:
-            return min(room, exchange.size + self.limits.extra_bytes_to_strangers)
-        return room
-
-    def _shortened(self, exchange: Exchange, code: int, body: bytes) -> tuple[int, bytes]:
-        """Return what an address that is not proven gets in place of an answer that is too large for it.
-
-        What can be asked for again without harm is to be, with Echo; of anything else the payload is left out.
-        """
-        if exchange.principal is not None and exchange.header[1] in SAFE_METHODS and code >> 5 == SUCCESS:
-            self.counters.challenges += 1
-            return UNAUTHORIZED, self._echoes.body(exchange.endpoint.address, self._now)
-        self.counters.shortened += 1
-        options = encode_body(parse_options(body, 0)[0])
-        return code, options if len(exchange.header) + len(options) <= self.room(exchange) else b""
+        return self._proof.room(exchange, self._now)
 
     def challenge(self, exchange: Exchange) -> None:
         """Have the peer come again, with the Echo option of the answer; strangers are only refused."""
-        if exchange.principal is None:
-            exchange.respond(UNAUTHORIZED)
-        else:
-            self.counters.challenges += 1
-            exchange.respond(UNAUTHORIZED, self._echoes.body(exchange.endpoint.address, self._now))
+        exchange.respond(*self._proof.challenge(exchange, self._now))
 
     def is_fresh(self, exchange: Exchange) -> bool:
         """Return whether the request just received had a valid Echo."""
-        return self._fresh is exchange
+        return self._proof.is_fresh(exchange)
 
     def withhold(self, exchange: Exchange) -> None:
         """Leave a request without an answer that nobody wants: a confirmable gets an acknowledgement all the same."""
@@ -407,94 +371,6 @@ class MessageLayer:
                 exchange.separate = True
                 self.counters.separate += 1
                 self._acknowledge(exchange)
-
-    # ------------------------------------------------------------------ client role
-
-    def request(
-        self,
-        address: Address,
-        code: int,
-        outcome: Outcome,
-        now: float,
-        *,
-        options: Options = (),
-        payload: bytes = b"",
-        confirmable: bool = True,
-        timeout: float | None = None,
-    ) -> None:
-        """Send a request; *outcome* is called once, with a Response or a NoResponse.
-
-        Args:
-            address: where to; the endpoint there becomes known.
-            code: the method.
-            timeout: seconds until NoResponse("timeout"); EXCHANGE_LIFETIME if None.
-        """
-        self._now = now
-        endpoint = self._endpoints.get(address) or self._table.know(address, now)
-        expires = now + (self._lifetime if timeout is None else timeout)
-        self._outgoing.request(endpoint, (code, confirmable), encode_body(options, payload), outcome, expires)
-
-    def observe(
-        self,
-        address: Address,
-        outcome: Outcome,
-        now: float,
-        *,
-        options: Options = (),
-        confirmable: bool = True,
-        timeout: float | None = None,
-    ) -> bytes:
-        """Ask to be told of a resource's changes (RFC 7641); return the token that ``stop_observing`` wants.
-
-        *outcome* is called with each notification that is newer than those before.  A Response without Observe, or
-        that is no success, and a NoResponse are the last.
-        """
-        self._now = now
-        endpoint = self._endpoints.get(address) or self._table.know(address, now)
-        expires = now + (self._lifetime if timeout is None else timeout)
-        body = encode_body([(OBSERVE, b""), *options])
-        return self._outgoing.request(endpoint, (GET, confirmable), body, outcome, expires, observes=True)
-
-    def stop_observing(
-        self, address: Address, token: bytes, outcome: Outcome, now: float, *, options: Options = ()
-    ) -> None:
-        """End an observation of ours: by a GET that says so, whose *options* are those of the first.
-
-        *outcome* is called once, with the answer to that.
-        """
-        self._now = now
-        endpoint = self._endpoints.get(address)
-        if endpoint is None:
-            outcome(NoResponse("timeout"))
-            return
-        body = encode_body([(OBSERVE, _DEREGISTER), *options])
-        self._outgoing.request(endpoint, (GET, True), body, outcome, now + self._lifetime, token=token)
-
-    def _receive_response(self, data: bytes, token_end: int, parsed: tuple[Options, int], endpoint: Endpoint) -> None:
-        options, payload_at = parsed
-        kind, token, message_id = data[0] >> 4 & 3, data[HEADER_BYTES:token_end], data[2] << 8 | data[3]
-        if kind == CON and endpoint.shard.get(endpoint.base | message_id):
-            self.counters.duplicates += 1
-            self._send(endpoint.shard[endpoint.base | message_id], endpoint.address)
-            return
-        acknowledged_id = message_id if kind == ACK else None
-        known: Options | None = None
-        if self._outgoing.awaits(endpoint, token, acknowledged_id):
-            try:
-                known = known_options(options)
-            except OptionRefused:
-                self.counters.bad_options += 1  # RFC 7252 section 5.4.1: such a response is rejected
-        if known is None:
-            self.counters.unmatched += 1
-            if kind == CON:
-                self._reset(data, endpoint.address)
-            return
-        if kind == CON:
-            acknowledgement = b"\x60\x00" + data[2:4]
-            self._memory.confirmable.bucket.append(endpoint.base | message_id)
-            endpoint.shard[endpoint.base | message_id] = acknowledgement
-            self._send(acknowledgement, endpoint.address)
-        self._outgoing.responded(endpoint, token, Response(data[1], known, data[payload_at:]), self._now)
 
     # ------------------------------------------------------------------ datagrams out, timers
 
