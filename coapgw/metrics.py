@@ -5,7 +5,30 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Final
+
 import attrs
+
+LATENCIES: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
+
+
+class Histogram:
+    """How many durations were at most so long; *bounds* in seconds, rising."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Iterable[float] = LATENCIES) -> None:
+        """Begin with nothing."""
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)  # the last one is of what is longer than all bounds
+        self.sum = 0.0
+
+    def observe(self, seconds: float, times: int = 1) -> None:
+        """Count a duration, or so many of the same."""
+        self.counts[bisect_left(self.bounds, seconds)] += times
+        self.sum += seconds * times
 
 
 @attrs.define
@@ -59,6 +82,9 @@ class BlockwiseCounters:
 class SocketCounters:
     """What happened between the kernel and the machine."""
 
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    kernel_drops: int = 0  # datagrams the kernel had no room for; as it said when it was last asked
     send_blocked: int = 0
     send_failed: int = 0
     receive_failed: int = 0
@@ -130,9 +156,8 @@ class SpoolCounters:
 
     commits: int = 0
     committed: int = 0
-    commit_seconds: float = 0.0
     failed_commits: int = 0
-    failed_reads: int = 0
+    failed_reads: int = 0  # of messages on their way out
     settled: int = 0
 
 

@@ -51,7 +51,6 @@ from coapgw.net.dtls import SecureLayer
 from coapgw.net.udp import CoapPort, Layer, local_hosts
 from coapgw.outlet import InProcess, Outlet, ToBroker
 from coapgw.secure import SecureCoap
-from coapgw.storage.call_thread import CallThread
 from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
 from coapgw.storage.devices import DeviceRegistry
@@ -64,6 +63,7 @@ from coapgw.storage.savings import TranslationCounts
 from coapgw.storage.sealing import open_seal
 from coapgw.storage.spool import Spool, open_spool
 from coapgw.storage.templates import ActiveTemplate, TemplateRegistry
+from coapgw.threads import CallThreads
 
 TICK_SECONDS: Final = 1.0
 DECODERS: Final = {60: decode_cbor, 112: decode_senml_cbor}  # by Content-Format: application/cbor, senml+cbor
@@ -180,7 +180,7 @@ class Gateway(MultiService):
             rates=DeviceRates(limits.device_rate, limits.device_burst, time.monotonic) if limits.device_rate else None,
         )
         self._build_templates()
-        thread = CallThread(self._reactor, "coapgw bootstrap")
+        thread = CallThreads(self._reactor, "coapgw bootstrap")
         self._closing.append(thread.stop)
         self.bootstrap = Bootstrap(
             self.keys,
@@ -274,10 +274,10 @@ class Gateway(MultiService):
     def _metrics_page(self) -> MetricsPage:
         """Return the page of every counter; a new room of the house is a line here."""
         groups = (
-            CounterGroup("coap", lambda: [layer.counters for layer in self.layers]),
+            CounterGroup("coap", lambda: [self._resources.counters, *(layer.counters for layer in self.layers)]),
             CounterGroup("blockwise", lambda: [self._blockwise.counters]),
             CounterGroup("source", lambda: [self._source_counters]),
-            CounterGroup("udp", lambda: [port.counters for port in self.coap_ports + self.coaps_ports]),
+            CounterGroup("udp", lambda: [port.look_at_kernel() for port in self.coap_ports + self.coaps_ports]),
             CounterGroup("dtls", lambda: [self.secure.counters]),
             CounterGroup("bootstrap", lambda: [self.bootstrap.counters]),
             CounterGroup("uplink", lambda: [self.uplink.counters]),
@@ -292,9 +292,17 @@ class Gateway(MultiService):
             Gauge("observations", lambda: sum(len(layer.notifications) for layer in self.layers)),
             Gauge("devices", lambda: len(self.directory)),
             Gauge("spool_fill_ratio", lambda: self.spool.fill),
+            Gauge("spool_messages", lambda: self.spool.messages),
+            Gauge("spool_bytes", lambda: self.spool.bytes),
+            Gauge("publisher_oldest_seconds", lambda: self.publisher.oldest_seconds),
             *self.outlet.gauges(),
         )
-        return MetricsPage(groups, gauges)
+        histograms = {
+            "uplink_stored_seconds": self.spool.storing_times,
+            "spool_commit_seconds": self.spool.commit_times,
+            "publisher_delay_seconds": self.publisher.delays,
+        }
+        return MetricsPage(groups, gauges, histograms)
 
     def unready(self) -> Sequence[str]:
         """Return what keeps the gateway from taking messages, a sentence each; nothing if nothing does."""
@@ -302,6 +310,7 @@ class Gateway(MultiService):
             "the gateway is stopping": not self.running,
             "the spool is full": self.spool.is_full(),
             "the disk refuses the spool's commits": not self.spool.is_healthy(),
+            "the spool cannot be read: messages wait on disk": not self.spool.is_readable(),
             "the device registry cannot be read": not self._follower.is_healthy(),
         }
         return [sentence for sentence, holds in obstacles.items() if holds]

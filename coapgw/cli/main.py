@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from coapgw import __version__
 from coapgw.cli import config as config_verbs
@@ -23,7 +23,22 @@ from coapgw.errors import CoapgwError, ConfigurationInvalid
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1  # the registry, or the machine, would not
 EXIT_USAGE: Final = 2  # the command line or the configuration is wrong
+BEFORE_THE_VERB: Final = ("--config", "--data", "--set", "-s")
 EXIT_INTERRUPTED: Final = 130  # what a shell makes of SIGINT
+
+
+class ToolParser(argparse.ArgumentParser):
+    """The parser of the whole command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with a usage error; to who gives a verb what belongs to the tool, say where it goes."""
+        _, _, unrecognized = message.partition("unrecognized arguments: ")
+        for word in unrecognized.split():
+            option = word.partition("=")[0]
+            if option in BEFORE_THE_VERB:
+                message = f"{option} goes before the verb: coapgw {option} … device list"
+                break
+        super().error(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,12 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in a terminal that cannot show it
-    words = sys.argv[1:] if argv is None else argv
     try:
-        asked = make_parser().parse_args(words)
+        asked = make_parser().parse_args(argv)
     except SystemExit as done:  # --help and --version, or a mistake that argparse has told
-        if done.code:
-            _hint_at_order(words)
         return EXIT_OK if done.code is None else int(done.code)
     try:
         status = _run(asked, Output(asked.json))
@@ -71,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser; the namespace it makes has ``run(asked, config, output)``, or ``run_alone(asked, output)``."""
     leaf = send_verb.MixedParser(add_help=False)
     leaf.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer with one JSON value")
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         prog="coapgw", description="Look after a CoAP gateway, whether it runs or not.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"coapgw {__version__}")
@@ -100,15 +112,6 @@ def make_parser() -> argparse.ArgumentParser:
     about = "Send a CoAP request, over UDP or DTLS, and show the answer."
     send_verb.add_verb(rooms.add_parser("send", help=about, description=about, parents=[leaf], allow_abbrev=False))
     return parser
-
-
-def _hint_at_order(words: Sequence[str]) -> None:
-    """Say where the options of the tool itself stand, to whoever has put one behind the verb."""
-    behind = [
-        word for index, word in enumerate(words) if index and word.partition("=")[0] in ("--config", "--data", "--set")
-    ]
-    if behind and not words[0].startswith("-"):
-        print(f"coapgw: --config, --data and --set stand before {words[0]!r}", file=sys.stderr)
 
 
 def _discard_output() -> None:

@@ -78,7 +78,7 @@ class ResourceSite:
     def __init__(self, root: resource.CoAPResource, counters: MessagingCounters | None = None) -> None:
         """Serve the tree below *root*."""
         self.root = root
-        self._counters = counters or MessagingCounters()
+        self.counters = counters or MessagingCounters()
         self._owed: dict[Exchange, tuple[float, Deferred[object]]] = {}  # in the order they are due
 
     def resolve(self, code: int, options: Options) -> Handler:
@@ -150,7 +150,7 @@ class ResourceSite:
         overdue = list(takewhile(lambda item: item[1][0] <= now, self._owed.items()))
         for exchange, (_, rendering) in overdue:
             del self._owed[exchange]
-            self._counters.failed_requests += 1
+            self.counters.failed_requests += 1
             exchange.respond(GATEWAY_TIMEOUT)
             with self.log.failuresHandled("a mounted resource could not be cancelled"):
                 rendering.cancel()
@@ -186,8 +186,8 @@ class ResourceSite:
         if failure.check(error.UnallowedMethod, error.UnsupportedMethod):
             exchange.respond(METHOD_NOT_ALLOWED)
             return
-        self._counters.failed_requests += 1
-        if self._counters.failed_requests <= FAILURES_LOGGED:
+        self.counters.failed_requests += 1
+        if self.counters.failed_requests <= FAILURES_LOGGED:
             self.log.failure("a mounted resource failed; the device gets 5.00", failure=failure)
         exchange.respond(INTERNAL_SERVER_ERROR)
 

@@ -205,14 +205,23 @@ class ConnectionIds:
         self.size = size
         self._head = bytes((node,)) if size > 1 else b""
         self._random_bytes = random_bytes
+        self._promised: set[bytes] = set()
 
     def make(self, taken: Container[bytes]) -> bytes | None:
-        """Return one that is not *taken*; None if a few attempts found none, as when they are very short."""
+        """Return one that is neither *taken* nor promised, and is promised now, to a peer that is half-open.
+
+        None if a few attempts found none, as when they are very short.
+        """
         for _ in range(_ATTEMPTS):
             cid = self._head + self._random_bytes(self.size - len(self._head))
-            if cid not in taken:
+            if cid not in taken and cid not in self._promised:
+                self._promised.add(cid)
                 return cid
         return None
+
+    def settle(self, cid: bytes) -> None:
+        """Forget a promise: the peer has an association with it by now, or never will."""
+        self._promised.discard(cid)
 
 
 class CidTranslation:

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 from coapgw.dtls.handshake import HandshakeEngine
 from coapgw.dtls.openssl import EngineFailed
-from coapgw.dtls.records import ALERT
+from coapgw.dtls.records import ALERT, HEADER_BYTES
 
 
 class ConnectionAssociation:
@@ -26,7 +26,12 @@ class ConnectionAssociation:
         self.ended = False
 
     def open(self, record: bytes) -> bytes | None:
-        """Return the application data of a record, None if it has none; *ended* tells whether it closed us."""
+        """Return the application data of a record, None if it has none; *ended* tells whether it closed us.
+
+        None for what is not exactly one record: OpenSSL would take the first, and keep the others until the next call.
+        """
+        if len(record) < HEADER_BYTES or record[11] << 8 | record[12] != len(record) - HEADER_BYTES:
+            return None
         try:
             return self._engine.open(record)
         except EngineFailed:

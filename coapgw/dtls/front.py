@@ -243,7 +243,10 @@ class Front:
         earlier = self._handshakes.get(address)
         if earlier is not None:
             if earlier.random == hello.random:
-                return  # our flight was lost, or is on its way; the timer repeats it
+                if earlier.repeat_flight(now):
+                    self.counters.repeated_flights += 1
+                    self._after_step(earlier, now)
+                return
             self._end(earlier)
             self.counters.displaced += 1
         self._begin_handshake(hello, address, now)
@@ -297,6 +300,8 @@ class Front:
     def _end(self, handshake: Handshake) -> None:
         del self._handshakes[handshake.address]
         self._admission.leave(handshake.network)
+        if self._connection_ids is not None and handshake.engine.cid is not None:
+            self._connection_ids.settle(handshake.engine.cid)
         if not self._handshakes:
             self._alarm = math.inf
 
@@ -305,6 +310,10 @@ class Front:
         association = _association_of(handshake, self._ciphers)
         if association is None:
             self.counters.failed += 1
+            return
+        if not self._table.is_current(association):  # its key has changed since OpenSSL asked for it
+            self.counters.revoked += 1
+            self._send_sealed(ALERT, _CLOSE_NOTIFY, association)
             return
         association.last_heard = now
         self._make_way(association)
@@ -429,6 +438,7 @@ def _association_of(handshake: Handshake, ciphers: CipherCache) -> Association |
     engine, credential = handshake.engine, handshake.engine.credential
     if credential is None:
         return None
+    engine.credential = None  # a connection outlives its handshake: the key need not
     suite = suite_of(engine.suite)
     association: AeadAssociation | None = handshake.cid_association
     if association is not None:

@@ -29,6 +29,7 @@ from coapgw.dtls.suites import derive_keys, suite_of
 from coapgw.model import Credential
 
 HANDSHAKE_SECONDS: Final = 60.0  # OpenSSL has repeated a flight five times by then: 1, 2, 4, 8 and 16 s apart
+REPEAT_SECONDS: Final = 0.2  # since our flight, until a repeated hello is no duplicate that crossed it on its way
 UNPROVEN_LIMIT: Final = 3  # Finished messages that cannot be read; one may be an attacker's, or damaged
 MESSAGE_LIMIT: Final = 1024  # bytes of a handshake message: identity and key share are the longest a client has
 BYTES_LIMIT: Final = 16_384  # that one peer sends for one handshake: ten flights; OpenSSL keeps what comes too early
@@ -101,6 +102,7 @@ class Handshake:
         "_bytes_left",
         "_ciphers_changed",
         "_deadline",
+        "_flight_at",
         "_mtu",
         "_outbox",
         "_translation",
@@ -134,6 +136,7 @@ class Handshake:
         self.last_heard = now
         self.due = math.inf
         self._mtu = mtu
+        self._flight_at = now
         self._outbox: list[bytes] = []
         self._deadline = now + HANDSHAKE_SECONDS
         self._bytes_left = BYTES_LIMIT
@@ -238,6 +241,17 @@ class Handshake:
             self.stage = Stage.TIMED_OUT
         self._collect(now)
 
+    def repeat_flight(self, now: float) -> bool:
+        """Send our flight again, to a client that repeats its hello and so has not got it; return whether we do.
+
+        OpenSSL's own timer begins at 1 s and doubles: a client that is more patient with losses than that would wait.
+        """
+        if now - self._flight_at < REPEAT_SECONDS:
+            return False
+        self._flight_at = self.last_heard = now
+        self._outbox += [self._outward(record) for record in self.flight]
+        return True
+
     def take_datagrams(self) -> list[bytes]:
         """Return what is to be sent, as datagrams of at most the MTU."""
         outbox, self._outbox = self._outbox, []
@@ -248,6 +262,7 @@ class Handshake:
         records = self.engine.take_records()
         if records:
             self.flight = records  # as OpenSSL made them
+            self._flight_at = now
             self._outbox += [self._outward(record) for record in records]
         if self.stage is Stage.UNPROVEN:
             self._outbox.append(_plain_alert(self.flight, _DECRYPT_ERROR))

@@ -295,10 +295,11 @@ class ServerContext:
 
         So an unknown identity, an inactive device and a wrong key are one to the peer: its Finished cannot be read.
         """
+        nobodys = os.urandom(_UNKNOWN_KEY_BYTES)  # always, so that it takes the same time
         credential = self._credential_of(ffi.string(identity)) if identity != ffi.NULL else None
         secret = credential.secret if credential is not None else b""
         if not 0 < len(secret) <= limit:
-            credential, secret = None, os.urandom(_UNKNOWN_KEY_BYTES)
+            credential, secret = None, nobodys
         if self._asking.engine is not None:
             self._asking.engine.credential = credential
         ffi.memmove(room, secret, len(secret))

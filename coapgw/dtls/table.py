@@ -162,11 +162,15 @@ class AssociationTable:
         """Return when ``close_idle`` has something to do."""
         return next(iter(self._owners)).last_heard + self._limits.idle_seconds if self._owners else None
 
+    def is_current(self, association: Association) -> bool:
+        """Return whether its device may still use the key it proved to have."""
+        return self._is_current(association.iccid, association.serial)
+
     def devices_changed(self, iccids: Iterable[str]) -> None:
         """End the associations of those devices that may no longer use the key they proved to have."""
         for iccid in iccids:
             for association in self._of_device.get(iccid, ()):
-                if not self._is_current(iccid, association.serial):
+                if not self.is_current(association):
                     self.close(association, notify=True)
                     self.counters.revoked += 1
 

@@ -17,11 +17,12 @@ from coapgw.gateway.rate import DeviceRates, OverRate
 from coapgw.interfaces import IDeviceKeys
 from coapgw.metrics import BootstrapCounters
 from coapgw.model import Device, DeviceKey
+from coapgw.threads import NotCalled
 
 ASKING_LIMIT: Final = 1000  # devices whose keys are being written or wait for that: a second or two
 JOINED_LIMIT: Final = 16  # calls of one device that get the answer to the one under way
-CALLS_PER_SECOND: Final = 1.0  # of one device, on the average
-CALLS_AT_ONCE: Final = 30
+CALLS_PER_SECOND: Final = 10.0  # of one device, on the average
+CALLS_AT_ONCE: Final = 500
 PATIENCE_SECONDS: Final = 30.0  # a call that has waited for so long is not made: its device has repeated itself by then
 FAILURES_LOGGED: Final = 100  # per run: one key that cannot be unsealed among good ones must not fill a disk
 
@@ -91,7 +92,7 @@ class Bootstrap:
         self._monotonic = monotonic
         self._learn = learn
         self.counters = counters or BootstrapCounters()
-        self._rates = DeviceRates(CALLS_PER_SECOND, CALLS_AT_ONCE - 1, monotonic)
+        self._rates = DeviceRates(CALLS_PER_SECOND, CALLS_AT_ONCE - CALLS_PER_SECOND, monotonic)
         self._asking: dict[str, list[tuple[str, Told]]] = {}
         self._failing = False
         self._failures_logged = 0
@@ -179,7 +180,8 @@ class Bootstrap:
             error = DeviceUnknown(iccid)
         else:
             error = failure.value if isinstance(failure.value, StorageError) else StorageError("unexpected")
-            self._say_once(failure)
+            if not failure.check(NotCalled):  # the gateway is stopping
+                self._say_once(failure)
         for _, told in self._asking.pop(iccid):
             if isinstance(error, PeerError):
                 self.counters.unauthorised += 1

@@ -42,6 +42,7 @@ from coapgw.http.refusals import (
 from coapgw.http.schema import SHOWN_MISTAKES
 from coapgw.http.templates import TemplateOperations
 from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen, ISavings, ITemplates
+from coapgw.threads import NotCalled
 
 
 def answer_to(error: Exception) -> Reply:
@@ -61,7 +62,7 @@ def answer_to(error: Exception) -> Reply:
             return _told(408, error)
         case BodyTooLarge():
             return _told(413, error)
-        case TooBusy():
+        case TooBusy() | NotCalled():
             return _told(503, error, ("Retry-After", str(error.retry_seconds)))
         case NotReady():
             return _refusal(503, [Mistake("", reason) for reason in error.reasons])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 import attrs
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from coapgw import __version__
+from coapgw.metrics import Histogram
 
 PREFIX: Final = "coapgw"
 
@@ -44,6 +46,9 @@ MEANINGS: Final[Mapping[str, str]] = {
     "blockwise_expired": "Unfinished bodies whose next block did not come in time",
     "blockwise_dropped": "Unfinished bodies that went for want of room",
     "source_over_rate": "Requests over limits.network_rate",
+    "udp_received_bytes": "Bytes of datagrams that arrived, without IP and UDP headers",
+    "udp_sent_bytes": "Bytes of datagrams that were sent, without IP and UDP headers",
+    "udp_kernel_drops": "Datagrams the kernel dropped, because the receive buffer was full",
     "udp_send_blocked": "Times the send buffer of a UDP socket was full",
     "udp_send_failed": "Datagrams the system did not send",
     "udp_receive_failed": "Errors reported by the system while reading",
@@ -91,7 +96,6 @@ MEANINGS: Final[Mapping[str, str]] = {
     "uplink_untranslatable": "Payloads that did not fit the template, published as ERROR events",
     "spool_commits": "Transactions of the spool",
     "spool_committed": "Messages brought to disk",
-    "spool_commit_seconds": "Seconds spent on transactions of the spool",
     "spool_failed_commits": "Transactions the disk refused",
     "spool_failed_reads": "Reads the disk refused",
     "spool_settled": "Messages deleted, because every subscriber has them",
@@ -126,6 +130,12 @@ MEANINGS: Final[Mapping[str, str]] = {
     "http_malformed": "What came and is no HTTP",
     "http_timeouts": "Connections ended, because they were idle or a request did not arrive in time",
     "http_pump_errors": "Errors of the gateway's own while reading and answering requests",
+    "uplink_stored_seconds": "From receiving a message to having it on disk, which is when its 2.04 leaves",
+    "spool_commit_seconds": "One transaction of the spool",
+    "publisher_delay_seconds": "From receiving a message to handing it to the broker; one message a turn is looked at",
+    "spool_messages": "Messages on disk that have not left the spool yet",
+    "spool_bytes": "Bytes of them",
+    "publisher_oldest_seconds": "Age of the message that is handed to the broker next; 0 if none waits",
     "dtls_associations": "Established DTLS associations",
     "dtls_half_open": "Handshakes under way",
     "observations": "Observations of resources, by all clients",
@@ -156,10 +166,12 @@ class Gauge(NamedTuple):
 class MetricsPage:
     """Writes the page; calling it costs a millisecond and the message path nothing."""
 
-    def __init__(self, groups: Sequence[CounterGroup], gauges: Sequence[Gauge]) -> None:
+    def __init__(
+        self, groups: Sequence[CounterGroup], gauges: Sequence[Gauge], histograms: Mapping[str, Histogram] | None = None
+    ) -> None:
         """Show these, and what the system knows of the process (memory, CPU, open files)."""
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Counters(groups, gauges))
+        self._registry.register(_Counters(groups, gauges, histograms or {}))
         ProcessCollector(registry=self._registry)
 
     def __call__(self) -> bytes:
@@ -170,9 +182,12 @@ class MetricsPage:
 class _Counters(Collector):
     """Makes metrics of attributes."""
 
-    def __init__(self, groups: Sequence[CounterGroup], gauges: Sequence[Gauge]) -> None:
+    def __init__(
+        self, groups: Sequence[CounterGroup], gauges: Sequence[Gauge], histograms: Mapping[str, Histogram]
+    ) -> None:
         self._groups = groups
         self._gauges = gauges
+        self._histograms = histograms
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric with its value now."""
@@ -180,6 +195,10 @@ class _Counters(Collector):
             yield from _summed(group)
         for gauge in self._gauges:
             yield GaugeMetricFamily(f"{PREFIX}_{gauge.name}", MEANINGS[gauge.name], value=gauge.read())
+        for name, histogram in self._histograms.items():
+            bounds = [*map(str, histogram.bounds), "+Inf"]
+            buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+            yield HistogramMetricFamily(f"{PREFIX}_{name}", MEANINGS[name], buckets=buckets, sum_value=histogram.sum)
         info = GaugeMetricFamily(f"{PREFIX}_info", MEANINGS["info"], labels=["version"])
         info.add_metric([__version__], 1)
         yield info

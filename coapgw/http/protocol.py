@@ -37,7 +37,7 @@ LENGTH_CHARACTERS: Final = 40  # of a Content-Length field; Python refuses to re
 FAILURES_LOGGED: Final = 10
 
 CallInThread: TypeAlias = "Callable[[Callable[[], Reply]], Deferred[Reply]]"
-"""Calls a function that blocks somewhere else; fails with TooBusy if too many wait."""
+"""Calls a function that blocks somewhere else; fails with NotCalled if too many wait."""
 
 
 class ApiRequest(Request):

@@ -79,7 +79,11 @@ DEVICE_CHANGES: Final = closed(
     {"imsi": _or_null(IMSI), "ip": _or_null(IP), "name": _or_null(NAME), "status": STATUS},
     description="what is absent stays as it is; null empties a field",
 )
-CURSOR: Final[Schema] = {"type": "string", "pattern": "^c[0-9]{18,20}$", "description": "next of the page before"}
+CURSOR: Final[Schema] = {
+    "type": "string",
+    "pattern": "^c[0-9]{18,20}$",
+    "description": "a cursor is the `next` of the page before",
+}
 DEVICE_PAGE: Final = closed(
     "DevicePage",
     {"items": array_of(DEVICE), "next": {**CURSOR, "description": "cursor of the next page; absent on the last"}},

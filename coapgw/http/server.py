@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from coapgw.http.access import AdminToken
 from coapgw.http.api import ApiParts, make_table
 from coapgw.http.jobs import KeyJobs
 from coapgw.http.protocol import ApiFactory
-from coapgw.http.threads import BoundedThreads
 from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen, ISavings, ITemplates
 from coapgw.metrics import HttpCounters
+from coapgw.threads import CallThreads, NotCalled
 
+THREADS: Final = 4
+WAITING: Final = 96  # calls that wait for a thread; beyond are those of clients that went away before their answer
 BACKLOG: Final = 500  # connections that wait to be accepted; beyond, the system lets them try again a second later
 
 
@@ -27,11 +29,13 @@ class ManagementApi:
     """Listens from ``start`` to ``stop``.
 
     Args:
-        reactor: IReactorTCP and IReactorThreads.
+        reactor: IReactorTCP and IReactorFromThreads.
         now_ms: milliseconds since the epoch.
         unready: see HealthOperations.
         metrics: see HealthOperations.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -50,9 +54,9 @@ class ManagementApi:
     ) -> None:
         """Put the parts together."""
         self._reactor = reactor
-        self._threads = BoundedThreads(reactor)
+        self._threads = CallThreads(reactor, "coapgw http", THREADS, WAITING)
         self._jobs = KeyJobs(keys, now_ms, os.urandom)
-        self._jobs_thread = threading.Thread(target=self._jobs.run, name="coapgw key jobs", daemon=True)
+        self._jobs_thread = CallThreads(reactor, "coapgw key jobs")
         parts = ApiParts(registry, last_seen, keys, self._jobs, templates, savings, unready, metrics)
         self.factory = ApiFactory(make_table(parts), token, reactor, self._threads.call, counters)
         self._port: IListeningPort | None = None
@@ -68,19 +72,18 @@ class ManagementApi:
     def start(self, host: str, port: int) -> None:
         """Listen; raises CannotListenError."""
         self._port = self._reactor.listenTCP(port, self.factory, BACKLOG, host)
-        self._threads.start()
-        self._jobs_thread.start()
+        self._jobs_thread.call(self._jobs.run).addErrback(self._jobs_ended)
 
     def stop(self) -> Deferred[None]:
         """Take no more requests; fires when what is being done in threads has ended."""
-        if self._port is None:
-            return succeed(None)
         self._jobs.stop()
-        stopped: Deferred[Any] = maybeDeferred(self._port.stopListening)
+        stopped: Deferred[Any] = succeed(None) if self._port is None else maybeDeferred(self._port.stopListening)
         self._port = None
         stopped.addCallback(lambda _: self._threads.stop())
-        stopped.addCallback(
-            lambda _: deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._jobs_thread.join)
-        )
+        stopped.addCallback(lambda _: self._jobs_thread.stop())
         stopped.addCallback(lambda _: self.factory.close_all())
         return stopped
+
+    def _jobs_ended(self, failure: Failure) -> None:
+        if not failure.check(NotCalled):  # stopped before it began
+            self._log.failure("no keys are set by jobs any more", failure)

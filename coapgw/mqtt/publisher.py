@@ -7,6 +7,7 @@ the disk holds the rest.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -17,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from coapgw.interfaces import IBrokerLink, IDelivery, ISpool
+from coapgw.metrics import Histogram
 from coapgw.model import Spooled
 
 MEMORY_LIMIT: Final = 20_000  # messages kept in memory, some 10 MB of envelopes
@@ -30,15 +32,25 @@ class Publisher:
 
     Args:
         accepted: told the place of each message the broker has taken.
+        clock: seconds since the epoch.
     """
 
     log = Logger()
 
-    def __init__(self, spool: ISpool, reactor: IReactorTime, accepted: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        spool: ISpool,
+        reactor: IReactorTime,
+        accepted: Callable[[int], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Wait for ``start``."""
         self._spool = spool
         self._reactor = reactor
         self._accepted = accepted
+        self._clock = clock
+        self.delays = Histogram()
+        """From receiving a message to handing it to the broker; one is looked at each time."""
         self._link: IBrokerLink | None = None
         self._ready: deque[Spooled] = deque()
         self._tail = 0  # the highest place that is in memory or was delivered
@@ -74,6 +86,11 @@ class Publisher:
         """When the first message that waits in memory was received, milliseconds since the epoch."""
         return self._ready[0].received if self._ready else None
 
+    @property
+    def oldest_seconds(self) -> float:
+        """How long ago the next message was received; 0 if none waits in memory."""
+        return max(0.0, self._clock() - self._ready[0].received / 1000) if self._ready else 0.0
+
     # ------------------------------------------------------------------ from the spool
 
     def _take(self, group: Sequence[Spooled]) -> None:
@@ -94,6 +111,8 @@ class Publisher:
         link, ready = self._link, self._ready
         if link is None or self._stopped:
             return
+        if ready and link.ready():
+            self.delays.observe(max(0.0, self._clock() - ready[0].received / 1000))
         while ready and link.ready():
             link.deliver(ready.popleft())
         self._hand_over_settled()

@@ -37,6 +37,9 @@ _IN_PKTINFO: Final = struct.Struct("=I4s4s")  # interface index, local address, 
 _IN6_PKTINFO: Final = struct.Struct("=16sI")  # address, interface index: RFC 3542 section 6.2
 _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h: beyond net.core.rmem_max, for root
 
+_SO_MEMINFO: Final = 55  # asm-generic/socket.h, Linux 4.12
+_MEMINFO: Final = struct.Struct("=9I")  # linux/sock_diag.h: SK_MEMINFO_DROPS is the last
+
 _WILDCARDS: Final = ("", "0.0.0.0", "::")
 
 _Ancillary = tuple[tuple[int, int, bytes], ...]
@@ -160,8 +163,10 @@ class CoapPort(udp.Port):
         receive_datagram, now = self.layer.receive_datagram, self._monotonic()
         receive = self._receive_with_information if self._wildcard else self._receive_plain
         self._reading = True
+        size = 0
         try:
             for data, address in receive():
+                size += len(data)
                 try:
                     receive_datagram(data, address, now)
                 except Exception:  # noqa: BLE001 - the pump: whatever one datagram does, the others are served
@@ -173,6 +178,7 @@ class CoapPort(udp.Port):
             self.socket_failed(error)
         finally:
             self._reading = False
+            self.counters.received_bytes += size
         self.flush()
 
     def _receive_plain(self) -> Iterator[tuple[bytes, Address]]:
@@ -206,15 +212,26 @@ class CoapPort(udp.Port):
         """Send what the layer has to send; what the system will not take is lost, as datagrams may be."""
         now = self._monotonic()
         send: Callable[[bytes, Any], object] = self._send_with_information if self._wildcard else self.socket.sendto
+        size = 0
         for data, address in self.layer.datagrams_to_send(now):
             try:
                 send(data, address)
+                size += len(data)
             except BlockingIOError:
                 self.counters.send_blocked += 1
             except OSError as error:
                 self.counters.send_failed += 1
                 self.socket_failed(error)
+        self.counters.sent_bytes += size
         self._set_timer(now)
+
+    def look_at_kernel(self) -> SocketCounters:
+        """Return the counters, with what the kernel has dropped for want of room in the receive buffer."""
+        if self.socket is not None:
+            with suppress(OSError, struct.error):
+                state = self.socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+                self.counters.kernel_drops = _MEMINFO.unpack(state)[-1]
+        return self.counters
 
     def socket_failed(self, error: OSError) -> None:
         """Do nothing more than count: a server goes on.  For those who talk to one peer only."""

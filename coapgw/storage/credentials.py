@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Final
 
 from twisted.logger import Logger
@@ -9,11 +10,13 @@ from zope.interface import implementer
 
 from coapgw.errors import StorageError
 from coapgw.interfaces import ICredentials
-from coapgw.model import ICCID_DIGITS, Credential, DeviceKey, DeviceStatus
+from coapgw.model import ICCID_DIGITS, Credential, DeviceKey, DeviceStatus, KeyFormat
 from coapgw.storage.directory import DeviceDirectory
 from coapgw.storage.key_image import image_of, parts_of, serial_of
+from coapgw.storage.keys import GENERATED_CHARACTERS
 from coapgw.storage.sealing import KeySeal
 
+_DECOY: Final = "00000000000000000000"  # whose key is unsealed when nobody's is: looking one up takes the same time
 FAILURES_LOGGED: Final = 20  # devices, per run: a handshake can cause one, and a flood must not fill a disk
 
 
@@ -35,22 +38,28 @@ class DeviceCredentials:
         self._directory = directory
         self._seal = seal
         self._logged: set[str] = set()
+        sealed = seal.seal(secrets.token_bytes(GENERATED_CHARACTERS), _DECOY, KeyFormat.STRING, 0)
+        self._decoy = image_of(0, KeyFormat.STRING.value, sealed)
 
     def credential(self, identity: bytes) -> Credential | None:
-        """Return what the active device with this PSK identity (its ICCID) has to prove; None if there is none."""
+        """Return what the active device with this PSK identity (its ICCID) has to prove; None if there is none.
+
+        It takes as long for an ICCID that is not served, or one could measure which ones are.
+        """
         if len(identity) not in ICCID_DIGITS or not identity.isdigit():
             return None
         iccid = identity.decode("ascii")
         device = self._directory.by_iccid(iccid)
         image = self._directory.key_image(iccid)
-        if device is None or image is None or device.status is not DeviceStatus.ACTIVE:
-            return None
-        serial, key_format, sealed = parts_of(image)
+        is_served = device is not None and image is not None and device.status is DeviceStatus.ACTIVE
+        owner, used = (iccid, image) if is_served and image is not None else (_DECOY, self._decoy)
+        serial, key_format, sealed = parts_of(used)
         try:
-            return Credential(device.iccid, self._seal.unseal(sealed, iccid, key_format, serial), serial)
+            credential = Credential(owner, self._seal.unseal(sealed, owner, key_format, serial), serial)
         except StorageError as failed:
-            self._log_once(iccid, failed)
+            self._log_once(owner, failed)
             return None
+        return credential if is_served else None
 
     def is_current(self, iccid: str, serial: int) -> bool:
         """Return whether the device is active and its key still is the one with this serial."""

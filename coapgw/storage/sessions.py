@@ -155,7 +155,7 @@ class SqliteSessionStore:
             database.execute("COMMIT")
             self._failing = False
             return True
-        except sqlite3.Error as refused:
+        except Exception as refused:  # noqa: BLE001 - this thread goes on, or no session would be stored any more
             if database.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     database.execute("ROLLBACK")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -23,7 +24,7 @@ from zope.interface import implementer
 
 from coapgw.errors import SpoolFailing, SpoolFull, StorageError
 from coapgw.interfaces import Answer, ISpool
-from coapgw.metrics import SpoolCounters
+from coapgw.metrics import Histogram, SpoolCounters
 from coapgw.model import Introduction, Outgoing, Spooled
 from coapgw.storage.dead_letters import DeadLetter, Request, Wish
 from coapgw.storage.spool_file import OVERHEAD_BYTES, SpoolFile, runs
@@ -119,9 +120,12 @@ class Spool:
         self._reactor: Reactor = reactor
         self._max_bytes = max_bytes
         self.counters = counters or SpoolCounters()
+        self.commit_times = Histogram()
+        self.storing_times = Histogram()
         self._place = file.first_place - 1
         self._introduced = file.introduced()
         self._bytes = file.held_bytes
+        self._file = file
         self._clock = clock
         self._looking = False
         self._waiting_bytes = 0
@@ -134,6 +138,7 @@ class Spool:
         self._followers: Followers = []
         self._closed: Deferred[None] | None = None
         self._last_error: str | None = None
+        self._readable = True
         self._told: set[str] = set()  # errors logged since it last worked for a while
         self._calm_call: IDelayedCall | None = None
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
@@ -254,7 +259,7 @@ class Spool:
         if failure is not None and self._group.settled:
             self._settle_in(RETRY_SECONDS)  # a full spool takes nothing in, so no message may ever come to do it
         self.counters.failed_commits += failure is not None
-        self._note_health(failure, "devices get 5.03")
+        self._note_health(failure)
         for group in groups:
             if not group.messages:
                 continue
@@ -265,6 +270,16 @@ class Spool:
             for stored in group.stored:
                 if stored is not None:
                     stored(failure)
+            if failure is None:
+                self._note_times(group)
+
+    def _note_times(self, group: Group) -> None:
+        """Count how long devices have waited; messages of a group came within a few milliseconds."""
+        now = int(self._clock() * 1000)
+        answered = zip(group.messages, group.stored, strict=True)
+        waited = Counter([message.received for message, stored in answered if stored is not None])
+        for received, times in waited.items():
+            self.storing_times.observe(max(0, now - received) / 1000, times)
 
     def look_at_requests(self) -> None:
         """Do what an operator wants done with dead letters; called about once a second."""
@@ -283,24 +298,32 @@ class Spool:
             if wish is Wish.REQUEUE:
                 self._place += 1
                 group.messages.append(letter.message._replace(place=self._place))
+                group.stored.append(None)
                 self._waiting_messages += 1
         self._hand_over()  # before the next look
         self.look_at_requests()
 
     def was_read(self, result: Deferred[list[Spooled]], messages: list[Spooled] | StorageError) -> None:
         """Take the result of a read; in the reactor's thread."""
+        was_readable, self._readable = self._readable, not isinstance(messages, StorageError)
         if isinstance(messages, StorageError):
             self.counters.failed_reads += 1
-            self._note_health(messages, "subscribers wait")
+            self._tell(messages, "subscribers wait")
             result.errback(messages)
         else:
+            if not was_readable:
+                self._expect_calm()
             result.callback(messages)
 
     # ------------------------------------------------------------------ health and end
 
     def is_healthy(self) -> bool:
-        """Whether the last commit or read went well."""
+        """Whether the last commit went well."""
         return self._last_error is None
+
+    def is_readable(self) -> bool:
+        """Whether the last read went well; if not, devices are served, and their messages wait on disk."""
+        return self._readable
 
     def is_full(self) -> bool:
         """Whether the message that was refused last, or any message if none was, would be refused now."""
@@ -309,23 +332,46 @@ class Spool:
         return too_much_waits or self._bytes + waiting > self._max_bytes
 
     @property
+    def messages(self) -> int:
+        """How many messages are on disk and not settled, as far as the writer has come."""
+        return self._file.messages
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what is on disk, dead letters included."""
+        return self._bytes
+
+    @property
     def fill(self) -> float:
         """How full it is, 0 to 1: messages not settled, on disk and waiting to be."""
         return (self._bytes + self._waiting_bytes) / self._max_bytes
 
-    def _note_health(self, failure: StorageError | None, consequence: str) -> None:
+    def _note_health(self, failure: StorageError | None) -> None:
         """Log each way it fails once, and once that it works again: a disk that is nearly full does both in turn."""
         if failure is None:
             if self._last_error is not None:
                 self._last_error = None
-                if self._closed is None:
-                    self._calm_call = self._reactor.callLater(CALM_SECONDS, self._calm)
+                self._expect_calm()
             return
-        self._last_error = error = str(failure)
+        self._last_error = str(failure)
+        self._tell(failure, "devices get 5.03")
+
+    def _tell(self, failure: StorageError, consequence: str) -> None:
+        """Log a failure, once; a mistake of our own with its traceback."""
         self._cancel_calm()
-        if error not in self._told:
-            self._told.add(error)
-            self.log.error("{error}; {consequence} until it works again", error=error, consequence=consequence)
+        error = str(failure)
+        if error in self._told:
+            return
+        self._told.add(error)
+        message = "{error}; {consequence} until it works again"
+        if failure.__cause__ is None:
+            self.log.error(message, error=error, consequence=consequence)
+        else:
+            self.log.failure(message, Failure(failure.__cause__), error=error, consequence=consequence)
+
+    def _expect_calm(self) -> None:
+        if self._closed is None and self._calm_call is None:
+            self._calm_call = self._reactor.callLater(CALM_SECONDS, self._calm)
 
     def _calm(self) -> None:
         self._calm_call = None
@@ -394,8 +440,10 @@ class Writer:
                 following = self._waiting()
             self._commit(groups)
             job = self._next() if following is Nothing.WAITS else following
-        self._file.close(self._spool.last_place())
-        self._report(self._spool.finished)
+        try:
+            self._file.close(self._spool.last_place())
+        finally:
+            self._report(self._spool.finished)
 
     def _waiting(self) -> Job | Nothing | None:
         """Return the next job if one waits."""
@@ -414,19 +462,25 @@ class Writer:
                 return self._jobs.get()
 
     def _commit(self, groups: list[Group]) -> None:
+        begun = time.perf_counter()
+        done = self._attempt(lambda: self._commit_all(groups))
+        counters = self._spool.counters
+        counters.commits += 1
+        self._spool.commit_times.observe(time.perf_counter() - begun)
+        failure = done if isinstance(done, StorageError) else None
+        if isinstance(done, int):
+            counters.committed += done
+        self._report(self._spool.committed, groups, self._file.held_bytes, failure)
+
+    def _commit_all(self, groups: list[Group]) -> int:
+        """Commit *groups* in one transaction; return how many messages that are.  Raises StorageError."""
         messages = groups[0].messages if len(groups) == 1 else [m for group in groups for m in group.messages]
         introduced = [pair for group in groups for pair in group.introduced]
         settled = runs(place for group in groups for place in group.settled)
         set_aside = [letter for group in groups for letter in group.set_aside]
         buried = [place for group in groups for place in group.buried]
-        begun = time.perf_counter()
-        done = self._attempt(lambda: self._file.commit(messages, introduced, settled, set_aside, buried))
-        failure = done if isinstance(done, StorageError) else None
-        counters = self._spool.counters
-        counters.commits += 1
-        counters.committed += len(messages)
-        counters.commit_seconds += time.perf_counter() - begun
-        self._report(self._spool.committed, groups, self._file.held_bytes, failure)
+        self._file.commit(messages, introduced, settled, set_aside, buried)
+        return len(messages)
 
     def _look(self) -> None:
         found = self._attempt(self._file.requests)
@@ -446,8 +500,9 @@ class Writer:
         except StorageError as refused:
             return refused
         except Exception as mistake:  # noqa: BLE001 - whatever it is, devices are to be told
-            self._report(self._spool.log.failure, "a mistake in the spool's writer", Failure())
-            return SpoolFailing(f"the spool failed by a mistake of its own ({type(mistake).__name__})")
+            failure = SpoolFailing(f"the spool failed by a mistake of its own ({type(mistake).__name__})")
+            failure.__cause__ = mistake
+            return failure
 
 
 def open_spool(path: Path, reactor: Any, max_bytes: int, counters: SpoolCounters | None = None) -> Spool:

@@ -64,15 +64,15 @@ class SpoolFile:
         """Open the spool at *path*, or make an empty one."""
         self._path = path
         self._lock = _locked(path.with_suffix(".lock"))
-        try:
-            self._database = _opened(path)
-            self._prepare()
-        except sqlite3.Error as refused:
-            self._lock.close()
-            raise StorageError(f"the spool {path} cannot be used: {refused}") from None
-        except StorageError:
-            self._lock.close()
-            raise
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._lock.close)
+            try:
+                self._database = _opened(path)
+                opened.callback(self._database.close)
+                self._prepare()
+            except (sqlite3.Error, OSError) as refused:
+                raise StorageError(f"the spool {path} cannot be used: {refused}") from None
+            opened.pop_all()
 
     def _prepare(self) -> None:
         database = self._database

@@ -12,14 +12,18 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import CannotListenError
+from twisted.logger import capturedLogs
+from txthings import resource
 
 from coapgw.config import load
 from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.service import Gateway, makeGateway
 from tests.integration.gateway_process import Device, coapgw
-from tests.unit.coap_wire import datagram
+from tests.unit.coap_wire import datagram, option
 
-ANY = ["coap.listen=['127.0.0.1:0']", "mqtt.embedded.listen=['127.0.0.1:0']", "http.listen=127.0.0.1:0"]
+ANY = [f"{key}=['127.0.0.1:0']" for key in ("coap.listen", "coaps.listen", "mqtt.embedded.listen")] + [
+    "http.listen=127.0.0.1:0"
+]
 
 
 class Reactor(EPollReactor):
@@ -56,9 +60,9 @@ def _gateway(reactor: Reactor, data: Path, *settings: str) -> Gateway:
     return makeGateway(load(None, [*ANY, *settings], data), reactor)
 
 
-def _post(reactor: Reactor, gateway: Gateway) -> bytes:
+def _post(reactor: Reactor, gateway: Gateway, options: bytes = b"") -> bytes:
     with Device("127.0.0.1", ("127.0.0.1", gateway.ports["coap"][0])) as device:
-        device._socket.send(datagram(payload=b"x"))
+        device._socket.send(datagram(options=options, payload=b"x"))
         device._socket.setblocking(False)
         got: list[bytes] = []
 
@@ -84,6 +88,24 @@ def test_it_starts_stops_and_starts_again(reactor: Reactor, tmp_path: Path) -> N
         assert reactor.result(gateway.stopService()) is None
         assert not (tmp_path / "ports.json").exists()
         assert list(gateway) == []  # nothing of this life looks at the registry in the next
+
+
+class Broken(resource.CoAPResource):  # type: ignore[misc] # txThings has no types
+    """A mounted resource with a mistake in it."""
+
+    def render_POST(self, request: object) -> object:
+        raise ZeroDivisionError
+
+
+def test_failures_of_mounted_resources_are_among_the_metrics(reactor: Reactor, tmp_path: Path) -> None:
+    coapgw(tmp_path, "device", "add", "8988280666000000017", "--ip", "127.0.0.1")
+    gateway = makeGateway(load(None, ANY, tmp_path), reactor, mount={"broken": Broken()})
+    gateway.startService()
+    reactor.until((tmp_path / "ports.json").exists)
+    with capturedLogs():
+        assert _post(reactor, gateway, option(11, b"broken"))[1] == 0xA0
+    assert b"coapgw_coap_failed_requests_total 1" in gateway._metrics_page()()
+    assert reactor.result(gateway.stopService()) is None
 
 
 def test_stopping_twice_or_before_the_start_does_no_harm(reactor: Reactor, tmp_path: Path) -> None:

@@ -177,3 +177,16 @@ def test_an_error_of_ours_costs_one_datagram_and_is_counted(loop: Loop) -> None:
         client.sendto(datagram(message_id=2, payload=b"good"), ("127.0.0.1", port.number))
         assert loop.receive(client)[0] == b"\x60\x44\x00\x02"
     assert port.counters.pump_errors == 1
+
+
+def test_bytes_and_what_the_kernel_dropped_are_counted(loop: Loop) -> None:
+    port = loop.listen("127.0.0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        request = datagram(payload=b"x" * 50)
+        client.sendto(request, ("127.0.0.1", port.number))
+        answer, _ = loop.receive(client)
+        assert (port.counters.received_bytes, port.counters.sent_bytes) == (len(request), len(answer))
+        assert port.look_at_kernel().kernel_drops == 0
+        for _ in range(20_000):  # nobody reads meanwhile
+            client.sendto(request, ("127.0.0.1", port.number))
+    assert port.look_at_kernel().kernel_drops > 0

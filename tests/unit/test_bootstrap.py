@@ -36,6 +36,7 @@ from coapgw.gateway.uplink import Uplink, UplinkSettings
 from coapgw.model import Device, DeviceKey, DeviceStatus, KeyFormat
 from coapgw.storage.keys import DeviceKeys
 from coapgw.storage.sealing import open_seal
+from coapgw.threads import NotCalled
 from tests.fakes import LostKeys, MemoryDirectory
 from tests.unit.coap_wire import CON, DEVICE, NON, OTHER, STRANGER, datagram, option
 from tests.unit.registries import START_MS, iccid, registry_in
@@ -323,6 +324,14 @@ def test_failing_storage_is_5_00_and_said_once(make: Make, error: Exception) -> 
     with capturedLogs() as events:
         assert [gateway.ask()[1] for _ in range(2)] == [0x45] * 2
     assert [event["log_level"].name for event in events] == ["info"]
+
+
+def test_call_that_the_end_of_the_gateway_overtook_is_no_failure_to_log(make: Make) -> None:
+    gateway = make()
+    gateway.thread.failing = NotCalled("the gateway is stopping")
+    with capturedLogs() as events:
+        assert gateway.ask()[1] == 0xA0
+    assert events == []
 
 
 class SameKeyForAll(LostKeys):

@@ -12,13 +12,13 @@ from twisted.logger import capturedLogs
 from zope.interface.verify import verifyObject
 
 from coapgw.interfaces import ICredentials
-from coapgw.model import Credential, Device, KeyFormat
+from coapgw.model import Credential, Device, DeviceKey, DeviceStatus, KeyFormat
 from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.devices import Changes
 from coapgw.storage.directory import DeviceDirectory
 from coapgw.storage.key_image import image_of, parts_of, serial_of
 from coapgw.storage.keys import DeviceKeys
-from coapgw.storage.sealing import open_seal
+from coapgw.storage.sealing import KeySeal, open_seal
 from tests.unit.registries import START_MS, OpenRegistry, iccid, registry_in
 
 IDENTITY = iccid(1).encode()
@@ -187,3 +187,29 @@ def test_credential_shows_no_secret(rig: Rig) -> None:
     rig.keys.set(iccid(1), "Tr0ub4dor&3", KeyFormat.STRING)
     rig.look()
     assert "Tr0ub4" not in repr(rig.credentials.credential(IDENTITY)) + repr(rig.directory.key_image(iccid(1)))
+
+
+class CountingSeal(KeySeal):
+    """Counts what it unseals."""
+
+    unsealed = 0
+
+    def unseal(self, sealed: bytes, iccid: str, key_format: KeyFormat, serial: int) -> bytes:
+        self.unsealed += 1
+        return super().unseal(sealed, iccid, key_format, serial)
+
+
+def test_identity_that_is_not_served_takes_as_much_work_as_one_that_is(rig: Rig) -> None:
+    seal = CountingSeal(bytes(32), "here")
+    credentials = DeviceCredentials(rig.directory, seal)
+    served = DeviceKey(iccid(1), b"abcdefghijklmnop", KeyFormat.STRING, False, 1 << 40, 0, 0)
+    credentials.learn(served)
+    assert credentials.credential(IDENTITY) == Credential(iccid(1), served.secret, served.serial)
+    assert seal.unsealed == 1
+    assert credentials.credential(iccid(9).encode()) is None  # unknown
+    assert seal.unsealed == 2
+    rig.opened.devices.update(iccid(1), {"status": DeviceStatus.INACTIVE})
+    rig.look()
+    assert credentials.credential(IDENTITY) is None
+    assert seal.unsealed == 3
+    assert credentials.credential(b"00000000000000000000") is None  # whose key is unsealed instead

@@ -12,7 +12,8 @@ from coapgw.dtls.cid import CidAssociation, ConnectionIds
 from coapgw.dtls.openssl import AEAD_SUITES
 from coapgw.dtls.records import ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, TLS12_CID, split
 from coapgw.dtls.table import AssociationLimits
-from tests.unit.dtls_peers import ADDRESS, AEAD, CBC, ICCID, CidClient, Client, Server, is_with_cid
+from coapgw.model import Credential
+from tests.unit.dtls_peers import ADDRESS, AEAD, CBC, ICCID, SECRET, CidClient, Client, Server, is_with_cid
 
 ELSEWHERE: Hashable = ("198.51.100.7", 6000)
 CID_BYTES = 6
@@ -268,3 +269,24 @@ def test_noise_with_connection_ids_is_counted_and_nothing_else() -> None:
     client.send(b"fine")
     assert client.received == [b"echo fine"]
     assert {one.iccid for one in server.table.all()} == {ICCID}
+
+
+def test_peers_that_are_half_open_have_different_connection_ids() -> None:
+    """With one byte of them, two of seventy would almost surely get the same."""
+    server = Server(cid_bytes=1)
+    clients = []
+    for number in range(70):
+        iccid = f"89882806660002{number:05}"
+        server.keys.known[iccid] = Credential(iccid, SECRET, 1)
+        clients.append(CidClient(server, ("192.0.2.1", number), identity=iccid))
+    flights = []
+    for client in clients:
+        ((request, _),) = server.receive(client.first_flight()[0], client.address)
+        flights.append(server.receive(client.take(request)[0], client.address))
+    for client, flight in zip(clients, flights, strict=True):
+        for datagram, _ in flight:
+            client.exchange(client.take(datagram))
+    assert [client.is_connected() for client in clients] == [True] * 70
+    again = CidClient(server, ("192.0.2.1", 0), identity="8988280666000200000")  # what was half-open is free again
+    assert again.connect().is_connected()
+    assert len(server.table) == 70

@@ -8,6 +8,7 @@ import pytest
 
 from coapgw.dtls.admission import HandshakeLimits
 from coapgw.dtls.association import AeadAssociation, CipherCache
+from coapgw.dtls.handshake import REPEAT_SECONDS
 from coapgw.dtls.openssl import AEAD_SUITES, SUITES
 from coapgw.dtls.records import APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, split
 from coapgw.dtls.suites import derive_keys, suite_of
@@ -50,6 +51,30 @@ def test_a_client_is_heard_and_answered(suite: str) -> None:
     assert server.counters.refused == 0
 
 
+@pytest.mark.parametrize("suite", [AEAD, CBC])
+def test_every_record_of_a_datagram_is_heard_at_once(suite: str) -> None:
+    server = Server()
+    client = Client(server, suites=(suite,)).connect()
+    server.receive(client.engine.seal(b"one") + client.engine.seal(b"two"))
+    assert server.texts == [b"one", b"two"]
+    server.receive(client.engine.seal(b"three"))
+    assert server.texts[2:] == [b"three"]
+    server.receive(client.engine.seal(b"four") + client.engine.close())
+    assert server.texts[3:] == [b"four"]
+    assert server.counters.closed == 1
+    assert len(server.table) == 0
+
+
+@pytest.mark.parametrize("suite", [AEAD, CBC])
+def test_no_association_keeps_the_devices_key(suite: str) -> None:
+    server = Server()
+    Client(server, suites=(suite,)).connect()
+    (association,) = server.table.all()
+    engine = getattr(association, "_engine", None)
+    assert (engine is not None) == (suite == CBC)
+    assert engine is None or engine.credential is None
+
+
 def test_a_first_hello_costs_nothing_and_is_answered_with_less() -> None:
     server = Server()
     (hello,) = Client(server).first_flight()
@@ -84,6 +109,24 @@ def test_a_hello_with_a_cookie_that_comes_twice_is_one_handshake() -> None:
     assert server.receive(with_cookie) == []
     assert server.counters.handshakes == 1
     for datagram, _ in flight:
+        client.exchange(client.take(datagram))
+    client.send(b"x")
+    assert server.texts == [b"x"]
+
+
+def test_a_client_that_lost_our_first_flight_gets_it_again_when_it_repeats_its_hello() -> None:
+    server = Server()
+    client = Client(server)
+    ((request, _),) = server.receive(client.first_flight()[0])
+    (with_cookie,) = client.take(request)
+    lost = server.receive(with_cookie)
+    server.now += REPEAT_SECONDS
+    again = server.receive(with_cookie)
+    assert again == lost
+    assert server.receive(with_cookie) == []  # a duplicate that the network made
+    assert server.counters.repeated_flights == 1
+    assert server.counters.handshakes == 1
+    for datagram, _ in again:
         client.exchange(client.take(datagram))
     client.send(b"x")
     assert server.texts == [b"x"]
@@ -449,3 +492,33 @@ def test_noise_is_counted_and_nothing_else() -> None:
     assert server.counters.malformed
     assert server.front.half_open == 0
     assert server.front.next_timer() is None
+
+
+@pytest.mark.parametrize("suite", [AEAD, CBC])
+@pytest.mark.parametrize("now_known", [None, Credential(ICCID, b"another key", 2)])
+def test_key_that_changed_in_the_middle_of_a_handshake_makes_no_association(
+    suite: str, now_known: Credential | None
+) -> None:
+    server = Server()
+    client = Client(server, suites=(suite,))
+
+    def change_it_before_the_finished(datagram: bytes) -> list[bytes]:
+        if split(datagram)[0][0] == HANDSHAKE and server.counters.handshakes:
+            flight = client.take(datagram)
+            records = split(b"".join(flight))
+            server.receive(b"".join(records[:-1]))  # all but the Finished: OpenSSL has asked for the key
+            if now_known is None:
+                del server.keys.known[ICCID]
+            else:
+                server.keys.known[ICCID] = now_known
+            server.table.devices_changed([ICCID])
+            server.receive(records[-1])
+            return []
+        return [datagram]
+
+    client.exchange(client.first_flight(), change_it_before_the_finished)
+    assert server.counters.handshakes == 1
+    assert len(server.table) == 0
+    assert server.front.half_open == 0
+    assert (server.counters.established, server.counters.revoked) == (0, 1)
+    assert server.texts == []

@@ -18,6 +18,7 @@ from coapgw.metrics import (
     BridgeCounters,
     BrokerCounters,
     DtlsCounters,
+    Histogram,
     HttpCounters,
     MessagingCounters,
     SocketCounters,
@@ -49,10 +50,16 @@ GAUGES = (
     "spool_fill_ratio",
     "mqtt_clients",
     "mqtt_sessions",
+    "spool_messages",
+    "spool_bytes",
+    "publisher_oldest_seconds",
     "bridge_connected",
     "bridge_since_seconds",
     "bridge_in_flight",
 )
+
+
+HISTOGRAMS = ("uplink_stored_seconds", "spool_commit_seconds", "publisher_delay_seconds")
 
 
 def samples(page: bytes) -> dict[str, float]:
@@ -75,9 +82,16 @@ def test_counters_are_added_up_when_somebody_asks() -> None:
     assert shown["coapgw_info"] == 1
 
 
-def test_seconds_are_shown_with_their_fraction() -> None:
-    page = MetricsPage([CounterGroup("spool", lambda: [SpoolCounters(commit_seconds=0.25)])], [])
-    assert samples(page())["coapgw_spool_commit_seconds_total"] == 0.25
+def test_histogram_is_shown_with_its_buckets() -> None:
+    histogram = Histogram((0.1, 1.0))
+    for seconds, times in ((0.05, 2), (0.1, 1), (0.5, 3), (7.0, 1)):
+        histogram.observe(seconds, times)
+    (family,) = text_string_to_metric_families(
+        MetricsPage([], [], {"spool_commit_seconds": histogram})().decode().split("# HELP coapgw_info")[0]
+    )
+    shown = {(sample.name.rpartition("_")[2], sample.labels.get("le")): sample.value for sample in family.samples}
+    expected = {("bucket", "0.1"): 3, ("bucket", "1.0"): 6, ("bucket", "+Inf"): 7, ("count", None): 7}
+    assert shown == expected | {("sum", None): pytest.approx(8.7)}
 
 
 def test_process_is_shown_too() -> None:
@@ -100,6 +114,6 @@ def test_every_set_of_counters_is_on_the_page() -> None:
 
 def test_nothing_else_has_a_meaning_or_is_documented() -> None:
     counters = {f"{name}_{field.name}" for name, kind in KINDS.items() for field in attrs.fields(kind)}
-    assert MEANINGS.keys() == counters | {*GAUGES, "info"}
+    assert MEANINGS.keys() == counters | {*GAUGES, *HISTOGRAMS, "info"}
     documented = {word.removesuffix("_total") for word in re.findall(r"`coapgw_([a-z_]+)`", PAGE)}
     assert documented == MEANINGS.keys()

@@ -103,3 +103,14 @@ def test_file_that_is_refused_is_closed_again(tmp_path: Path) -> None:
             SqliteSessionStore(path)
         opened = [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(path)]
         assert opened == []
+
+
+def test_a_session_that_cannot_be_written_at_all_does_not_end_the_writer(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    store = SqliteSessionStore(path, retry_seconds=0.01)
+    with capturedLogs() as logged:
+        store.save(StoredSession("anna", None, True, (("x", 1 << 70),)))  # an integer SQLite has no room for
+        until(lambda: logged)
+        store.save(ANNA)
+        until(lambda: not store.is_failing)
+    assert _again(store, path) == [ANNA]

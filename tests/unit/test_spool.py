@@ -363,7 +363,13 @@ def test_mistake_of_our_own_is_told_to_devices_and_does_not_end_the_writer(rig: 
     assert isinstance(failure, SpoolFailing)
     assert "by a mistake of its own" in str(failure)
     assert not rig.spool.is_healthy()
-    assert [event["log_level"].name for event in logged] == ["critical", "error"]
+    rig.spool._group.messages.append(None)  # type: ignore[arg-type]
+    rig.append(b"again")
+    rig.commit()
+    (event,) = logged  # once, with a traceback
+    assert event["log_level"].name == "critical"
+    assert "in _commit_all" in event["log_failure"].getTraceback()
+    assert rig.spool.counters.committed == 0
     rig.append(b"after")
     rig.commit()
     assert rig.stored[-1][1] is None
@@ -376,11 +382,16 @@ def test_read_that_fails_is_counted_and_told_as_such(rig: Rig) -> None:
         other.execute("ALTER TABLE message RENAME TO away")
         rig.spool.read(0, 1).addErrback(lambda failure: failures.append(failure.type))
         rig.clock.until(lambda: failures)
+        assert rig.spool.is_healthy()
+        assert not rig.spool.is_readable()
         other.execute("ALTER TABLE away RENAME TO message")
+        assert rig.read() == []
+        assert rig.spool.is_readable()
+        rig.clock.advance(CALM_SECONDS)
     other.close()
     assert failures == [SpoolFailing]
     assert (rig.spool.counters.failed_reads, rig.spool.counters.failed_commits) == (1, 0)
-    assert [event["consequence"] for event in logged] == ["subscribers wait"]
+    assert [event.get("consequence") for event in logged] == ["subscribers wait", None]  # and that it works again
 
 
 def test_a_disk_that_fails_now_and_then_is_logged_once_until_it_is_calm_again(rig: Rig) -> None:
@@ -440,8 +451,11 @@ def test_a_spool_of_a_newer_version_is_refused(rig: Rig) -> None:
     with sqlite3.connect(rig.path) as other:
         other.execute("PRAGMA user_version = 99")
     other.close()
-    with pytest.raises(StorageError, match="newer"):
+    with pytest.raises(StorageError, match="newer") as refused:
         SpoolFile(rig.path)
+    assert refused.traceback  # which keeps the file's object alive
+    opened = [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(rig.path)]
+    assert opened == []
 
 
 def test_the_status_can_be_read_beside_a_running_gateway(rig: Rig) -> None:
