@@ -39,7 +39,7 @@ def changed(exchange: Exchange, payload: bytes) -> None:
 
 def test_an_endpoint_that_uses_every_message_id_costs_no_more_than_there_are() -> None:
     rig = Rig(changed)
-    for number in range(150_000):
+    for number in range(70_000):
         rig.layer.receive_datagram(datagram(message_id=number & 0xFFFF, payload=b"x"), DEVICE, rig.now)
         if number % 1000 == 0:
             rig.sent()
@@ -53,7 +53,7 @@ def test_an_endpoint_that_uses_every_message_id_costs_no_more_than_there_are() -
 def test_one_host_with_every_port_there_is_takes_nobody_elses_place() -> None:
     rig = Rig(changed, MessagingLimits(endpoints=1000, endpoints_per_host=10))
     first = rig.receive(datagram(message_id=5, payload=b"x"), OTHER)
-    for port in range(60_000):
+    for port in range(10_000):
         rig.layer.receive_datagram(datagram(message_id=1, payload=b"x"), (DEVICE[0], port), rig.now)
         if port % 1000 == 0:
             rig.sent()
@@ -76,18 +76,18 @@ def test_endpoints_by_the_million_are_bounded() -> None:
     limits = MessagingLimits(endpoints=500, exchanges=2000, stranger_exchanges=100)
     layer = MessageLayer(RecordingSite(changed), Everybody(), random.Random(1), limits=limits)
     request = datagram(payload=b"x")
-    for number in range(40_000):
+    for number in range(15_000):
         layer.receive_datagram(request, (f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1), number / 50_000)
         if number % 128 == 0:
             layer.datagrams_to_send(number / 50_000)
     assert layer.endpoints == 500
     assert len(layer._table._of_host) == 500
-    assert layer.remembered <= 2000 + 40_000 / 4  # and those of the quarter of a second that is not closed yet
+    assert layer.remembered <= 2000 + 15_000 / 4  # and those of the quarter of a second that is not closed yet
 
 
 def test_strangers_by_the_million_are_bounded() -> None:
     rig = Rig(changed, MessagingLimits(stranger_exchanges=100))
-    for number in range(40_000):
+    for number in range(15_000):
         rig.layer.receive_datagram(datagram(message_id=number & 0xFFFF), (STRANGER[0], number), rig.now)
         if number % 128 == 0:
             rig.sent()
@@ -147,18 +147,19 @@ def test_a_token_that_is_used_again_while_it_is_in_use_gets_both_answers() -> No
 
 @pytest.mark.parametrize("kind", [ACK, RST])
 def test_stray_acknowledgements_and_resets_end_nothing_of_others(kind: int) -> None:
-    """All 65,536 of them, from the wrong address, port, or before anything was sent."""
+    """Every eighth there is and the right one, from the wrong address and the wrong port."""
     rig = Rig()
     rig.receive(datagram(token=b"tk", payload=b"x"))
     rig.advance(1.5)
     rig.site.requests[0][0].respond(CHANGED)
-    rig.sent()
-    for message_id in range(65_536):
+    ((separate, _),) = rig.sent()
+    named = {*range(0, 65_536, 8), int.from_bytes(separate[2:4], "big")}
+    for message_id in named:
         stray = datagram(kind, 0, message_id)
         for source in (OTHER, STRANGER, (DEVICE[0], DEVICE[1] + 1)):
             rig.layer.receive_datagram(stray, source, rig.now)
     assert rig.sent() == []
-    assert rig.layer.counters.unmatched == 3 * 65_536
+    assert rig.layer.counters.unmatched == 3 * len(named)
     assert len(rig.advance(100)) == 4
 
 
@@ -184,7 +185,7 @@ def test_answers_to_answers_die_out() -> None:
         for _ in range(2)
     ]
     names = (("a", 1), ("b", 1))
-    for _ in range(3000):
+    for _ in range(1000):
         first = bytes((chance.randrange(0x40, 0x80),)) + chance.randbytes(chance.choice((0, 3, 3, 3, 5, 12)))
         layers[1].receive_datagram(first, names[0], 0.0)
         turn, moved, rounds = 1, True, 0
