@@ -48,10 +48,9 @@ from coapgw.model import Device
 
 RETRY_SECONDS: Final = 30  # Max-Age of a 5.03: what a full spool or a failing disk may need at the least
 _RETRY: Final = encode_body([(MAX_AGE, encode_uint(RETRY_SECONDS))])
-_TERMS: Final = (
-    b'{"statusText":"Unauthorized","errors":[{"code":401,"message":"the terms of this service are not accepted"}]}'
-)
-_NO_KEY: Final = b'{"statusText":"Internal Server Error","errors":[{"code":500,"message":"no key could be stored"}]}'
+# 92 bytes each: the shortest request, of 14 bytes, may get 93 where its address is not proven.
+_TERMS: Final = b'{"statusText":"Unauthorized","errors":[{"code":401,"message":"the terms are not accepted"}]}'
+_NO_KEY: Final = b'{"statusText":"Internal Server Error","errors":[{"code":500,"message":"no key was stored"}]}'
 _log = Logger()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import json
 import os
 import random
 from collections.abc import Hashable, Iterable
@@ -123,7 +124,11 @@ class Fails(resource.CoAPResource):  # type: ignore[misc]
 class LongKey(LostKeys):
     """The longest key there is, hence the longest answer of /bootstrap."""
 
+    is_lost = False
+
     def bootstrap(self, iccid: str, rotate_after_seconds: int) -> DeviceKey:
+        if self.is_lost:
+            return self.get(iccid)
         return DeviceKey(iccid, b"k" * 256, KeyFormat.STRING, True, 1, 1, 1)
 
 
@@ -136,8 +141,9 @@ class Gateway:
         rates = DeviceRates(device_rate, 0, lambda: self.now) if device_rate else None
         uplink = Uplink(self.spool, MessageIds(os.urandom), lambda: self.now, UplinkSettings(), rates=rates)
         settings = BootstrapSettings(terms_accepted=terms, public_url="coaps://" + "x" * 200)
-        keys = LongKey() if terms else LostKeys()
-        bootstrap = Bootstrap(keys, maybeDeferred, settings, lambda: 5684, lambda: self.now)
+        self.keys = LongKey()
+        self.keys.is_lost = not terms
+        bootstrap = Bootstrap(self.keys, maybeDeferred, settings, lambda: 5684, lambda: self.now)
         root = make_root(uplink, bootstrap)
         root.putChild(b"large", Large(coap.CONTENT))
         root.putChild(b"error", Large(coap.BAD_REQUEST))
@@ -234,6 +240,17 @@ def test_who_comes_again_with_echo_gets_all_of_it(path: str) -> None:
     gateway.now += 2
     (refused,) = gateway.send(gateway.ask(GET, path))
     echo_of(refused)
+
+
+@pytest.mark.parametrize(("terms", "code"), [(True, 0xA0), (False, 0x81)])
+def test_the_shortest_bootstrap_request_is_told_why_not(terms: bool, code: int) -> None:
+    gateway = Gateway(terms=terms)
+    if terms:
+        gateway.keys.is_lost = True
+    (answer,) = gateway.send(datagram(CON, GET, 1, b"", encode_options([(URI_PATH, b"bootstrap")])))
+    assert answer[1] == code
+    assert json.loads(answer[5:])["errors"]
+    assert gateway.layer.counters.shortened == 0
 
 
 def test_an_echo_of_another_address_or_of_long_ago_is_worth_nothing() -> None:
