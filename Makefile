@@ -27,6 +27,7 @@ help:
 	@echo 'make bench             measure the gateway and its peers (BENCH="--help" lists the options)'
 	@echo 'make bench-coaps       the same for CoAP over DTLS'
 	@echo 'make chaos             kill, stall and cut everything under load (CHAOS="--help")'
+	@echo 'make soak              half an hour of ordinary trouble at half load (SOAK="--minutes 60")'
 	@echo 'make lock              write requirements/*.txt anew, from the ranges in setup.cfg and requirements/test.in'
 	@echo 'make clean             remove .venv and everything that was built'
 	@echo 'The interpreter is python3; another one: make install PYTHON=python3.12'
@@ -82,6 +83,10 @@ bench-coaps: $(TEST_STAMP) prerequisites
 chaos: $(TEST_STAMP) prerequisites
 	$(SBIN) $(PY) -m tests.chaos.run $(CHAOS)
 
+soak: $(TEST_STAMP) prerequisites
+	$(MAKE) -C bench/load
+	$(SBIN) $(PY) -m tests.chaos.soak $(SOAK)
+
 lock: $(RUN_STAMP)
 	test -x .cache/lock/bin/uv || { $(PY) -m venv .cache/lock && .cache/lock/bin/python -m pip install -q $(UV); }
 	$(PY) requirements/write_run_in.py
@@ -95,4 +100,4 @@ clean:
 	rm -rf .import_linter_cache twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: elsewhere help install demo test prerequisites lint unit bench bench-coaps chaos lock clean
+.PHONY: elsewhere help install demo test prerequisites lint unit bench bench-coaps chaos soak lock clean

@@ -24,6 +24,7 @@ from coapgw.energysaver.errors import PayloadDoesNotFit
 from coapgw.energysaver.numbers import NotFinite, float32_text, float64_text
 from coapgw.energysaver.syntax import Kind, Mapping, Selector, Statement, Switch
 
+TEXTS_LIMIT: Final = 1 << 20  # bytes of a payload, each counted as often as a string or hex is made of it
 LAYOUTS_LIMIT: Final = 256  # kept, of ways through the switches of a template
 SWITCH_ASSET: Final = "switch"  # what an error says when it is a switch's value that cannot be had
 
@@ -180,6 +181,33 @@ def text_of(data: bytes) -> str:
     return data.rstrip(b"\0").decode("utf-8", "replace")
 
 
+def _too_large(size: int) -> PayloadDoesNotFit:
+    return PayloadDoesNotFit("", f"{size} bytes would become more than {TEXTS_LIMIT} bytes of texts")
+
+
+def longest_payload(statements: Sequence[Statement]) -> int | None:
+    """Return the length beyond which a payload could become too large a document; None if none could."""
+    fixed, open_ended = texts_in(statements)
+    if open_ended:
+        return max(0, (TEXTS_LIMIT - fixed) // open_ended)
+    return None if fixed <= TEXTS_LIMIT else 0
+
+
+def texts_in(statements: Sequence[Statement]) -> tuple[int, int]:
+    """Return how many bytes the strings and hexes of fixed length have together, and how many others there are."""
+    fixed = open_ended = 0
+    for statement in statements:
+        if isinstance(statement, Switch):
+            for block in (*(case.do for case in statement.cases), statement.default):
+                more_fixed, more_open = texts_in(block)
+                fixed, open_ended = fixed + more_fixed, open_ended + more_open
+        value = statement.value if isinstance(statement, Mapping) else None
+        if isinstance(value, Selector) and value.kind in (Kind.STRING, Kind.HEX):
+            fixed += value.length or 0
+            open_ended += value.length is None
+    return fixed, open_ended
+
+
 class _Source:
     """Writes the function; every name in it is made here."""
 
@@ -196,6 +224,9 @@ class _Source:
         self._block(self._statements, 1)
         names = [f"v{slot}" for slot in range(len(self._slots))]
         before = ["    n = len(payload)"]
+        longest = longest_payload(self._statements)
+        if longest is not None:
+            before.append(f"    if n > {longest}: raise {self._constant(_too_large)}(n)")
         if self._has_switch:
             before += ["    taken = []", *(f"    {name} = ''" for name in names)]
         taken = "tuple(taken)" if self._has_switch else "()"

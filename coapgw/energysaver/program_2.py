@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from coapgw.energysaver.calculation import Calculation, CalculationFailed, Number
 from coapgw.energysaver.errors import PayloadDoesNotFit
 from coapgw.energysaver.numbers import float32_nearest
-from coapgw.energysaver.program import FORMATS, SWITCH_ASSET, text_of
+from coapgw.energysaver.program import FORMATS, SWITCH_ASSET, TEXTS_LIMIT, text_of
 from coapgw.energysaver.syntax import Kind, Mapping, Repeat, Selector, Statement, Switch
 
 VALUES_LIMIT: Final = 5_000  # that repeats may make of one payload
@@ -112,6 +112,10 @@ def _timing(asset: str, milliseconds: bool) -> Callable[[Number], str]:
     return time
 
 
+def _too_large(asset: str) -> Callable[[], PayloadDoesNotFit]:
+    return lambda: PayloadDoesNotFit(asset, f"more than {TEXTS_LIMIT} bytes of texts")
+
+
 def _too_many(asset: str) -> Callable[[], PayloadDoesNotFit]:
     return lambda: PayloadDoesNotFit(asset, f"more than {VALUES_LIMIT} values")
 
@@ -137,6 +141,7 @@ class _Source:
         """Return the function."""
         self._block(self._statements, "root", _Range("0", "n"), 1)
         before = ["n = len(payload)", "root = {}", "lat = long = None", f"left = {VALUES_LIMIT}"]
+        before += [f"room = {TEXTS_LIMIT}"]
         before += ["at = 0"] if self._needs_cursor else []
         found = "(long, lat) if long is not None and lat is not None else None"
         source = "\n    ".join(["def run(payload):", *before]) + "\n" + "\n".join(self._lines)
@@ -254,6 +259,9 @@ class _Source:
     def _value(self, selector: Selector, asset: str, name: str, within: _Range, depth: int) -> None:
         """Write what reads a value as Python has it, and moves the cursor behind it."""
         place = self._bytes(selector, asset, within, depth)
+        if selector.kind in (Kind.STRING, Kind.HEX):
+            self._write(depth, f"room -= {place.end} - {place.start}")
+            self._write(depth, f"if room < 0: raise {self._constant(_too_large(asset))}()")
         self._write(depth, f"{name} = {self._read(selector, asset, place)}")
         if self._needs_cursor:
             self._write(depth, f"at = {place.end}")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
+from coapgw.coap.codec import encode_body
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.site import ResourceSite
 from coapgw.errors import CoapgwError, KeyNotFound, StorageError
@@ -31,7 +32,8 @@ from coapgw.gateway.bootstrap import (
     BootstrapSettings,
 )
 from coapgw.gateway.envelope import MessageIds
-from coapgw.gateway.resources import make_root
+from coapgw.gateway.rate import OverRate
+from coapgw.gateway.resources import bootstrap_answer_to, make_root
 from coapgw.gateway.uplink import Uplink, UplinkSettings
 from coapgw.model import Device, DeviceKey, DeviceStatus, KeyFormat
 from coapgw.storage.keys import DeviceKeys
@@ -401,19 +403,22 @@ def test_failures_among_successes_fill_no_log(make: Make) -> None:
     assert len(events) <= FAILURES_LOGGED * 2
 
 
-def test_device_that_calls_all_the_time_is_slowed_down_and_no_other(make: Make) -> None:
-    gateway = make()
-    for _ in range(CALLS_AT_ONCE):
-        gateway.send()
-        gateway.thread.finish()
-        ((answer),) = gateway.answers()
-        assert answer[1] == 0x45
-    (refused,) = gateway.send()
-    assert refused[1] == 0x9D  # 4.29
-    assert gateway.bootstrap.counters.over_rate == 1
-    assert gateway.thread.waiting == []
-    gateway.send(source=OTHER)
-    gateway.thread.finish()
-    assert gateway.answers()[0][1] == 0x45
-    gateway.now += 1
-    assert gateway.send() == []
+def test_device_that_calls_all_the_time_is_slowed_down_and_no_other() -> None:
+    thread, now, told = OneThread(), [1000.0], list[bytes | Exception]()
+    bootstrap = Bootstrap(SameKeyForAll(), thread.call, BootstrapSettings(), lambda: 5684, lambda: now[0])
+
+    def asked(number: int) -> bytes | Exception:
+        bootstrap.ask(Device(iccid(number)), "10.0.0.1", "10.0.0.9", told.append)
+        thread.finish()
+        return told[-1]
+
+    assert all(isinstance(asked(1), bytes) for _ in range(CALLS_AT_ONCE))
+    assert isinstance(asked(1), OverRate)
+    assert bootstrap.counters.over_rate == 1
+    assert isinstance(asked(2), bytes)
+    now[0] += 1
+    assert isinstance(asked(1), bytes)
+
+
+def test_device_over_its_rate_gets_4_29() -> None:
+    assert bootstrap_answer_to(OverRate(1.5)) == (0x9D, encode_body([(14, b"\2")]))

@@ -351,7 +351,7 @@ def fields(draw: st.DrawFn) -> tuple[list[Value], bytes]:
 
 
 @given(fields())
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_what_is_read_can_be_written_again(case: tuple[list[Value], bytes]) -> None:
     statements, payload = case
     if not statements:
@@ -455,7 +455,7 @@ TREES = st.recursive(
 
 
 @given(st.lists(TREES, max_size=4), st.binary(max_size=20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_template_is_one_or_refused(sense: list[object], payload: bytes) -> None:
     try:
         one = parse_template(json.dumps({"version": "2", "sense": sense}))
@@ -485,3 +485,24 @@ def test_any_payload_fits_or_not(payload: bytes) -> None:
         json.loads(one.translate(payload).document)
     except PayloadDoesNotFit:
         return
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("kind", ["hex", "string"])
+def test_payload_does_not_become_many_times_as_much(version: str, kind: str) -> None:
+    sense = [asset({"byte": 0, "endbyte": 0, "type": kind}, f"a{number}") for number in range(700)]
+    one = parse_template(json.dumps({"version": version, "sense": sense}))
+    assert len(one.translate(bytes(1000)).document) < 3_000_000
+    with pytest.raises(PayloadDoesNotFit, match="1048576 bytes of texts"):
+        one.translate(bytes(1500))
+    sense = [asset({"byte": 0, "bytelength": 2000, "type": kind}, f"a{number}") for number in range(700)]
+    one = parse_template(json.dumps({"version": version, "sense": sense}))
+    with pytest.raises(PayloadDoesNotFit, match="1048576 bytes of texts"):
+        one.translate(bytes(2000))
+
+
+def test_groups_do_not_become_many_times_as_much_either() -> None:
+    rest = asset({"byte": 0, "endbyte": 0, "type": "hex"}, "rest")
+    one = template({"asset": "r", "repeat": {}, "do": [rest, asset({"byte": 0, "type": "uint"})]})
+    with pytest.raises(PayloadDoesNotFit, match="1048576 bytes of texts"):
+        one.translate(bytes(2000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,11 @@ def test_nothing_else_has_a_meaning_or_is_documented() -> None:
     assert MEANINGS.keys() == counters | {*GAUGES, *HISTOGRAMS, "info"}
     documented = {word.removesuffix("_total") for word in re.findall(r"`coapgw_([a-z_]+)`", PAGE)}
     assert documented == MEANINGS.keys()
+
+
+def test_dashboard_shows_what_there_is() -> None:
+    dashboard = json.loads((Path(__file__).parents[2] / "etc" / "grafana" / "coapgw.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    for name in re.findall(r"coapgw_([a-z0-9_]+)", " ".join(expressions)):
+        assert name.removesuffix("_total").removesuffix("_bucket") in MEANINGS, name
+        assert name.endswith(("_total", "_bucket")) or name in GAUGES, name
