@@ -47,11 +47,14 @@ class Relay:
     *to_server* and *to_client* keep every datagram that arrived at the relay, also the *lost* ones.
     """
 
-    def __init__(self, server: tuple[str, int], *, up: Link = CLEAR, down: Link = CLEAR, seed: int = 0) -> None:
+    def __init__(
+        self, server: tuple[str, int], *, up: Link = CLEAR, down: Link = CLEAR, seed: int = 0, source: str = ""
+    ) -> None:
         self.to_server: list[bytes] = []
         self.to_client: list[bytes] = []
         self.lost = 0
         self._server = server
+        self._source = source  # the address the server sees
         self._up, self._down = up, down
         # One stream of chances a direction: what is lost on one way does not depend on the timing of the other.
         self._chances = {True: random.Random(f"{seed} up"), False: random.Random(f"{seed} down")}
@@ -75,15 +78,15 @@ class Relay:
         host, port = self._front.getsockname()
         return host, port
 
+    def become(self, link: Link) -> None:
+        """Do to datagrams what *link* says from now on, in both directions."""
+        self._up = self._down = link
+
     def rebind(self) -> None:
         """Give every client a new source port from its next datagram on, as a NAT does that forgot them."""
         self._back = False
         self._rebind.set()
         self._wake.send(b"!")
-
-    def become(self, link: Link) -> None:
-        """Do from now on, in both directions, what *link* says."""
-        self._up = self._down = link
 
     def change_back(self) -> None:
         """Give every client the source port it had before the last ``rebind``."""
@@ -144,7 +147,7 @@ class Relay:
     def _make_way(self, client: tuple[str, int]) -> socket.socket:
         way = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         ports = self._ports.setdefault(client, [])
-        way.bind(("127.0.0.1", ports[-2] if self._back and len(ports) > 1 else 0))
+        way.bind((self._source or "127.0.0.1", ports[-2] if self._back and len(ports) > 1 else 0))
         way.connect(self._server)
         ports.append(way.getsockname()[1])
         return way
