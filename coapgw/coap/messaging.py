@@ -383,7 +383,8 @@ class MessageLayer(ClientRole):
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """Return what is to be sent, as (datagram, address), and forget a little of what is due."""
         self._now = now
-        self.notifications.serve()
+        if self.notifications.pending:
+            self.notifications.serve()
         outbox = self._outbox
         self._outbox = []
         self.counters.sent += len(outbox)
@@ -400,7 +401,12 @@ class MessageLayer(ClientRole):
         while waiting and waiting[0].answered:
             waiting.popleft()
         dues = [waiting[0].ack_due] if waiting else []
-        dues += [due for due in (self._outgoing.next_alarm(), self.notifications.next_due()) if due is not None]
+        alarm = self._outgoing.next_alarm()
+        if alarm is not None:
+            dues.append(alarm)
+        notification = self.notifications.next_due()
+        if notification is not None:
+            dues.append(notification)
         if self._endpoints or self._strangers or self._memory.next_expiry() is not None:
             dues.append(max(self._sweep_due, self._now + SWEEP_SECONDS))
         return min(dues, default=None)

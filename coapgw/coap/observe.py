@@ -206,14 +206,14 @@ class Notifications:
         self._counters = counters
         self._of_endpoint: dict[Endpoint, dict[bytes, Observation]] = {}
         self._by_non: dict[int, Observation] = {}
-        self._queue: deque[Observation] = deque()
+        self.pending: deque[Observation] = deque()
         self._alarms: list[tuple[float, int, Observation]] = []
         self._alarm_number = 0
         self._count = 0
         self._clock = clock
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return how many observations there are."""
         return self._count
 
     @property
@@ -299,14 +299,14 @@ class Notifications:
         if observation.is_ended or observation.is_queued:
             return
         observation.is_queued = True
-        self._queue.append(observation)
-        if len(self._queue) == 1:
+        self.pending.append(observation)
+        if len(self.pending) == 1:
             self._wake()
 
     def serve(self) -> None:
         """Begin to tell those who are to be told, a batch at a time."""
-        for _ in range(min(SERVED_EACH_TURN, len(self._queue))):
-            observation = self._queue.popleft()
+        for _ in range(min(SERVED_EACH_TURN, len(self.pending))):
+            observation = self.pending.popleft()
             observation.is_queued = False
             self._tell(observation)
 
@@ -425,7 +425,7 @@ class Notifications:
 
     def next_due(self) -> float | None:
         """Return when ``handle_due`` has something to do."""
-        if self._queue:
+        if self.pending:
             return self.now
         while self._alarms and not self._counts(self._alarms[0]):
             heapq.heappop(self._alarms)

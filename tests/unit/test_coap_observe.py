@@ -482,7 +482,7 @@ def test_a_thousand_changes_cost_one_message_and_no_memory() -> None:
         server.ask(REGISTER)
         server.ask(DEREGISTER)
     assert len(notifications._alarms) < 100
-    assert len(notifications._queue) < 100
+    assert len(notifications.pending) < 100
 
 
 def test_what_is_observed_follows_a_peer_to_another_socket() -> None:
