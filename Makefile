@@ -26,6 +26,7 @@ help:
 	@echo 'make unit              the quick tests'
 	@echo 'make bench             measure the gateway and its peers (BENCH="--help" lists the options)'
 	@echo 'make bench-coaps       the same for CoAP over DTLS'
+	@echo 'make bench-cid         the same with and without Connection IDs'
 	@echo 'make chaos             kill, stall and cut everything under load (CHAOS="--help")'
 	@echo 'make soak              half an hour of ordinary trouble at half load (SOAK="--minutes 60")'
 	@echo 'make lock              write requirements/*.txt anew, from the ranges in setup.cfg and requirements/test.in'
@@ -79,6 +80,10 @@ bench-coaps: $(TEST_STAMP) prerequisites
 	$(MAKE) -C bench/load
 	$(SBIN) $(PY) bench/coaps.py $(BENCH)
 
+bench-cid: $(TEST_STAMP) prerequisites
+	$(MAKE) -C bench/load all cid
+	$(SBIN) $(PY) bench/cid.py $(BENCH)
+
 # --universal: one file for every Python and platform that setup.cfg names.
 chaos: $(TEST_STAMP) prerequisites
 	$(SBIN) $(PY) -m tests.chaos.run $(CHAOS)
@@ -100,4 +105,4 @@ clean:
 	rm -rf .import_linter_cache twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: elsewhere help install demo test prerequisites lint unit bench bench-coaps chaos soak lock clean
+.PHONY: elsewhere help install demo test prerequisites lint unit bench bench-coaps bench-cid chaos soak lock clean

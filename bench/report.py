@@ -19,6 +19,10 @@ BLOCK_COAPS = (
     "<!-- bench-coaps: begin; `make bench-coaps BENCH='--write FILE'` replaces what follows -->",
     "<!-- bench-coaps: end -->",
 )
+BLOCK_CID = (
+    "<!-- bench-cid: begin; `make bench-cid BENCH='--write FILE'` replaces what follows -->",
+    "<!-- bench-cid: end -->",
+)
 
 
 def spread(values: Sequence[float], unit: str = "", digits: int = 0) -> str:

@@ -89,12 +89,16 @@ def bridge_version(value: object) -> BridgeVersion:
 
 @attrs.frozen
 class CoapSection:
-    """Plain CoAP; *max_exchanges* bounds the deduplication table, *receive_buffer* is SO_RCVBUF in bytes."""
+    """Plain CoAP; *max_exchanges* bounds the deduplication table, *receive_buffer* is SO_RCVBUF in bytes.
+
+    In *trusted_networks* nobody can forge a source address.
+    """
 
     listen: tuple[Listen, ...] = (ListenAddress("0.0.0.0", 5683),)
     max_endpoints: Positive = 100_000
     max_exchanges: Positive = 4_000_000
     receive_buffer: Annotated[int, whole(4096, 1 << 30)] = 4 << 20
+    trusted_networks: tuple[Annotated[Network, network], ...] = ()
 
 
 @attrs.frozen
@@ -223,10 +227,12 @@ class BootstrapSection:
 
 @attrs.frozen
 class LimitsSection:
-    """What one device may send: messages per second, 0 is no limit, and how many at once."""
+    """What one device, and one source network, may send: messages per second, 0 is no limit, and how many at once."""
 
     device_rate: Rate = 0
     device_burst: NotNegative = 0
+    network_rate: Rate = 0
+    network_burst: NotNegative = 0
 
 
 @attrs.frozen

@@ -26,6 +26,7 @@ from coapgw.model import (
     StoredTemplate,
     TemplateStatus,
     Translated,
+    WireBytes,
     WrittenKey,
 )
 
@@ -117,6 +118,13 @@ class ILastSeen(Interface):
 
         Devices that were not heard in this life of theirs are left out.  May block.  Raises StorageError.
         """
+
+
+class IWireBytes(Interface):
+    """What devices sent and were sent."""
+
+    def of(iccid: str) -> WireBytes | None:
+        """Return what was counted of a device since the gateway started, None if nothing was."""
 
 
 class ICredentials(Interface):

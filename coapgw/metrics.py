@@ -51,6 +51,19 @@ class MessagingCounters:
     evicted_endpoints: int = 0
     refused_busy: int = 0  # requests beyond the pending limit of an endpoint
     failed_requests: int = 0  # our own fault: a resource raised
+    challenges: int = 0  # answers that ask to come again with Echo
+    shortened: int = 0  # answers whose payload was left out: too large for an address that is not proven
+    observations_begun: int = 0
+    observations_refused: int = 0  # for want of room; the client got an ordinary answer
+    observers_lost: int = 0  # observations that ended with an RST, or because nobody acknowledged
+    notifications: int = 0  # repetitions left out
+
+
+@attrs.define
+class SourceCounters:
+    """Requests by where they come from."""
+
+    over_rate: int = 0  # beyond limits.network_rate
 
 
 @attrs.define
@@ -96,6 +109,8 @@ class DtlsCounters:
     repeated_flights: int = 0
     received: int = 0  # with application data, authentic
     refused: int = 0  # not authentic, seen before, or not for us; dropped
+    forged: int = 0  # of these: not authentic, AEAD suites
+    replayed: int = 0  # of these: seen before, or so old that one cannot tell, AEAD suites
     with_cid: int = 0  # authentic, found by their Connection ID
     unknown_cid: int = 0  # with a Connection ID that no association has; dropped
     moved: int = 0  # changes of an association's address

@@ -167,6 +167,13 @@ class Credential(NamedTuple):
         return f"Credential(iccid={self.iccid!r}, serial={self.serial})"
 
 
+class WireBytes(NamedTuple):
+    """UDP payload that a device sent over DTLS, and was sent, in bytes."""
+
+    received: int
+    sent: int
+
+
 class TemplateStatus(enum.Enum):
     """Whether a template translates payloads."""
 

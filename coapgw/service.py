@@ -25,7 +25,9 @@ from txthings.resource import CoAPResource
 
 from coapgw import __version__
 from coapgw.coap.blockwise import BlockwiseLimits, BlockwiseSite
-from coapgw.coap.messaging import MessageLayer
+from coapgw.coap.front import FrontSite
+from coapgw.coap.messaging import MessageLayer, Site
+from coapgw.coap.observing import ObserveSite
 from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
 from coapgw.config import Config, MqttMode, PayloadForm
@@ -35,14 +37,15 @@ from coapgw.errors import ConfigurationInvalid, StorageError
 from coapgw.gateway.authorise import DevicesByAddress, DevicesByAssociation
 from coapgw.gateway.bootstrap import Bootstrap, BootstrapSettings
 from coapgw.gateway.envelope import MessageIds
-from coapgw.gateway.rate import DeviceRates
+from coapgw.gateway.rate import DeviceRates, NetworkRates
 from coapgw.gateway.resources import make_root
+from coapgw.gateway.sources import RatedSite, TrustedNetworks
 from coapgw.gateway.uplink import Uplink, UplinkSettings
 from coapgw.http.access import open_token
 from coapgw.http.metrics_page import CounterGroup, Gauge, MetricsPage
 from coapgw.http.server import ManagementApi
 from coapgw.interfaces import ITranslator
-from coapgw.metrics import HttpCounters
+from coapgw.metrics import HttpCounters, SourceCounters
 from coapgw.mqtt.publisher import Publisher
 from coapgw.net.dtls import SecureLayer
 from coapgw.net.udp import CoapPort, Layer, local_hosts
@@ -197,8 +200,15 @@ class Gateway(MultiService):
         for segment, mounted in self._mount.items():
             self.root.putChild(segment.encode(), mounted)
         self._resources = ResourceSite(self.root)
-        self._site = BlockwiseSite(self._resources, BlockwiseLimits(body_bytes=config.uplink.max_payload))
+        self._blockwise = BlockwiseSite(self._resources, BlockwiseLimits(body_bytes=config.uplink.max_payload))
+        self._site: Site = FrontSite(ObserveSite(self._blockwise, self._resources))
+        self._source_counters = SourceCounters()
+        if limits.network_rate:
+            rates = NetworkRates(limits.network_rate, limits.network_burst, time.monotonic)
+            self._site = RatedSite(self._site, rates, self._source_counters)
+        self._trusted = TrustedNetworks(config.coap.trusted_networks)
         self.layers: list[MessageLayer] = []
+        self._secure_layers: list[MessageLayer] = []
         self._limits = MessagingLimits(endpoints=config.coap.max_endpoints, exchanges=config.coap.max_exchanges)
 
     def _build_templates(self) -> None:
@@ -222,7 +232,11 @@ class Gateway(MultiService):
     def _layer(self, wake: Callable[[], None], local_host: Callable[[Hashable], str]) -> MessageLayer:
         peers = DevicesByAddress(self.directory)
         layer = MessageLayer(
-            *(self._site, peers, SystemRandom()), limits=self._limits, wake=wake, local_host=local_host
+            *(self._site, peers, SystemRandom()),
+            limits=self._limits,
+            wake=wake,
+            local_host=local_host,
+            is_proven=self._trusted.contains,
         )
         self.layers.append(layer)
         return layer
@@ -233,8 +247,10 @@ class Gateway(MultiService):
             limits=attrs.evolve(self._limits, endpoints=self.secure.endpoints),
             wake=wake,
             local_host=lambda association: local_host(getattr(association, "address", None)),
+            siblings=self._secure_layers,
         )
         self.layers.append(messages)
+        self._secure_layers.append(messages)
         return self.secure.layer(messages, wake)
 
     def _build_http(self) -> None:
@@ -246,6 +262,7 @@ class Gateway(MultiService):
             registry=self.registry,
             keys=self.keys,
             last_seen=self.last_seen,
+            wire_bytes=self.secure.associations.traffic,
             templates=self.templates,
             savings=self.savings,
             now_ms=_now_ms,
@@ -259,7 +276,8 @@ class Gateway(MultiService):
         """Return the page of every counter; a new room of the house is a line here."""
         groups = (
             CounterGroup("coap", lambda: [self._resources.counters, *(layer.counters for layer in self.layers)]),
-            CounterGroup("blockwise", lambda: [self._site.counters]),
+            CounterGroup("blockwise", lambda: [self._blockwise.counters]),
+            CounterGroup("source", lambda: [self._source_counters]),
             CounterGroup("udp", lambda: [port.look_at_kernel() for port in self.coap_ports + self.coaps_ports]),
             CounterGroup("dtls", lambda: [self.secure.counters]),
             CounterGroup("bootstrap", lambda: [self.bootstrap.counters]),
@@ -271,7 +289,9 @@ class Gateway(MultiService):
         gauges = (
             Gauge("ready", lambda: not self.unready()),
             Gauge("dtls_associations", lambda: len(self.secure.associations)),
+            Gauge("dtls_associations_with_cid", lambda: len(self.secure.associations.by_cid)),
             Gauge("dtls_half_open", lambda: self.secure.admission.half_open),
+            Gauge("observations", lambda: sum(len(layer.notifications) for layer in self.layers)),
             Gauge("devices", lambda: len(self.directory)),
             Gauge("spool_fill_ratio", lambda: self.spool.fill),
             Gauge("spool_messages", lambda: self.spool.messages),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 from collections.abc import Generator
@@ -97,7 +98,9 @@ class Conversation:
             yield client.connect()
             if client.suite:
                 self._watch_line(f"         {client.suite}, handshake {_milliseconds(client.handshake_seconds)}")
-            for number in range(1, (order.repeat or 1) + 1):
+            if order.observe is not None:
+                yield self._observe(client, target.options + order.options, order.observe)
+            for number in range(1, (order.repeat or 1) + 1 if order.observe is None else 1):
                 yield self._request(client, target.options + order.options, number)
         finally:
             yield client.close()
@@ -136,13 +139,34 @@ class Conversation:
             prefix = "" if order.repeat is None else f"{number}: "
             print(prefix + "\n".join(answer_lines(answer)), flush=True)
 
+    @inlineCallbacks
+    def _observe(self, client: CoapClient, options: Options, seconds: float) -> Generator[Deferred[Any], Any, None]:
+        """Say every state that is told, for some seconds or until the server ends it."""
+
+        def told(answer: Answer) -> None:
+            self._answers.append(answer)
+            self._results.append(answer_json(answer))
+            if not self._output.json:
+                print("\n".join(answer_lines(answer)), flush=True)
+
+        order = self._order
+        observing = client.observe(options, told, confirmable=order.confirmable, timeout=order.timeout)
+        enough = self._reactor.callLater(seconds, observing.stop)
+        try:
+            yield observing.ended
+        finally:
+            if enough.active():
+                enough.cancel()
+
     def _close(self, client: CoapClient) -> int:
         """Say what is left to say; return the exit status."""
         succeeded = sum(answer.response.code >> 5 == SUCCESS for answer in self._answers)
         about: Json = {"url": str(client.target), "address": client.address}
         if client.suite:
             about |= {"suite": client.suite, "handshakeSeconds": round(client.handshake_seconds, 6)}
-        if self._order.repeat is None:
+        if self._order.observe is not None:
+            self._output.result((), {"answers": self._results} | about)
+        elif self._order.repeat is None:
             self._output.result((), self._results[0] | about)
         else:
             lines, value = self._summary(succeeded)
@@ -167,9 +191,9 @@ class Conversation:
         """Return a client; of one whose answer *is_secret* no bytes are shown."""
         order = self._order
         if order.retransmit:
-            parameters = TransmissionParameters()
+            parameters = TransmissionParameters(probing_rate=math.inf)  # who tests decides how fast
         else:  # the acknowledgement is waited for as long as the answer
-            parameters = TransmissionParameters(ack_timeout=order.timeout, max_retransmit=0)
+            parameters = TransmissionParameters(ack_timeout=order.timeout, max_retransmit=0, probing_rate=math.inf)
 
         def watch(sighting: Sighting) -> None:
             for line in sighting_lines(sighting, order.show >= SHOW_BYTES and not is_secret):

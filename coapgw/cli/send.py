@@ -80,6 +80,12 @@ def add_verb(parser: MixedParser) -> None:
         "--repeat", type=_number(1_000_000, 1), metavar="N", help="send N requests one after the other"
     )
     sending.add_argument(
+        "--observe",
+        type=_seconds,
+        metavar="SECONDS",
+        help="observe the resource for so long (RFC 7641) and show every state it is told",
+    )
+    sending.add_argument(
         "-v", dest="show", action="count", default=0, help="show datagrams and handshake flights; -vv: their bytes too"
     )
     parser.set_defaults(run_alone=run)

@@ -36,6 +36,7 @@ class Order:
         bootstrap: where to ask for identity, key and target first.
         secret: None without one.
         suites: OpenSSL's names; empty: all of them.
+        observe: seconds, None: an ordinary request.
         timeout: seconds, for a handshake and for each answer.
         show: 0 nothing but answers, 1 a line for each datagram, 2 its bytes as well.
     """
@@ -55,6 +56,7 @@ class Order:
     retransmit: bool
     repeat: int | None
     show: int
+    observe: float | None = None
 
 
 def understand(asked: argparse.Namespace, stdin: BinaryIO, key_variable: str | None) -> Order:
@@ -68,6 +70,8 @@ def understand(asked: argparse.Namespace, stdin: BinaryIO, key_variable: str | N
     identity, secret = _credentials(asked, target, stdin, key_variable)
     payload = _payload(asked, stdin)
     method = METHODS[asked.method] if asked.method else POST if payload is not None else GET
+    if asked.observe is not None and (method != GET or payload is not None or asked.repeat is not None):
+        raise UsageMistake("--observe is for a GET without a payload, once")
     options = [(CONTENT_FORMAT, encode_uint(asked.content_format))] if asked.content_format is not None else []
     options += [(ACCEPT, encode_uint(asked.accept))] if asked.accept is not None else []
     options += [parse_option(text) for text in asked.raw_options]
@@ -87,6 +91,7 @@ def understand(asked: argparse.Namespace, stdin: BinaryIO, key_variable: str | N
         retransmit=asked.retransmit,
         repeat=asked.repeat,
         show=asked.show,
+        observe=asked.observe,
     )
 
 

@@ -33,18 +33,24 @@ from coapgw.coap.codec import (
     SIZE1,
     SIZE2,
     Options,
+    add_options,
     decode_uint,
     encode_body,
     encode_options,
     encode_uint,
+    option_value,
     parse_options,
 )
-from coapgw.coap.exchange import Exchange, Handler
+from coapgw.coap.conditions import SAFE_METHODS
+from coapgw.coap.exchange import Exchange, Handler, answering
 from coapgw.metrics import BlockwiseCounters
 
 LARGEST_EXPONENT: Final = 6  # blocks of 1024 bytes; 7 is for reliable transports only (RFC 8323 section 6)
 WHOLE_ANSWER: Final = 1024  # payload bytes that are sent as they are if nobody asked for blocks
+COST_BYTES: Final = 1024  # of memory, about, that an upload or a kept answer costs beside its bytes
 ETAG_BYTES: Final = 8
+OPTION_BYTES: Final = 24  # of Block2, ETag and Size2, and the payload marker
+SMALLEST_BLOCK: Final = 16
 WAITING_LIMIT: Final = 8  # repeats of a last block that wait for the answer to the first
 _TRANSFER_OPTIONS: Final = frozenset((BLOCK1, BLOCK2, SIZE1, SIZE2))
 
@@ -84,7 +90,8 @@ class BlockwiseLimits:
 
     Args:
         body_bytes: of one request.
-        total_bytes: of all unfinished requests together; beyond it the one that was silent for longest goes.
+        total_bytes: of all unfinished requests together, what each costs by itself included; beyond it the one that was
+            silent for longest goes.
         uploads_per_endpoint: unfinished at a time; beyond it the one that was silent for longest goes.
         idle_seconds: how long an unfinished request waits for its next block, and a finished one for repeats.
         answer_bytes: of all answers that are kept for their next blocks.
@@ -164,7 +171,7 @@ class Uploads:
         upload.heard = now
         self.held_bytes += len(chunk)
         self._uploads.move_to_end(upload.key)
-        while self.held_bytes > self._limits.total_bytes:
+        while self.held_bytes + COST_BYTES * len(self._uploads) > self._limits.total_bytes:
             self._drop(next(iter(self._uploads.values())))
 
     def finish(self, upload: Upload, block: Block, payload: bytes) -> bytes:
@@ -234,11 +241,11 @@ class BlockwiseSite:
 
         What neither has blocks nor may need them gets the inner handler itself: there the way is as short as before.
         """
-        first, second = _value(options, BLOCK1), _value(options, BLOCK2)
+        first, second = option_value(options, BLOCK1), option_value(options, BLOCK2)
         up = parse_block(first) if first is not None else None
         down = parse_block(second) if second is not None else None
         if (first is not None and up is None) or (second is not None and (down is None or down.more)):
-            return _refusing(BAD_REQUEST)
+            return answering(BAD_REQUEST)
         if up is None and down is None and not self._inner.may_be_large(options):
             return self._inner.resolve(code, options)
         rest = tuple(option for option in options if option[0] not in _TRANSFER_OPTIONS)
@@ -246,7 +253,7 @@ class BlockwiseSite:
         handler = self._downloading(self._inner.resolve(code, rest), code, identity, down)
         if up is None:
             return handler
-        announced = _value(options, SIZE1)
+        announced = option_value(options, SIZE1)
         return self._uploading(handler, identity, up, decode_uint(announced) if announced is not None else 0)
 
     # ------------------------------------------------------------------ Block1
@@ -301,7 +308,7 @@ class BlockwiseSite:
 
     def _conclude(self, upload: Upload, block: Block, code: int, body: bytes) -> tuple[int, bytes]:
         """Say in an answer which block it answers, and keep it for repeats of that; what failed may be tried again."""
-        answer = (code, _with_options(body, [(BLOCK1, block.encoded())]))
+        answer = (code, add_options(body, [(BLOCK1, block.encoded())]))
         repeats = upload.repeats
         if repeats is not None:
             repeats.answer = answer
@@ -321,16 +328,19 @@ class BlockwiseSite:
             key = (exchange.endpoint.base, identity)
             if asked is not None and asked.number and code != GET and exchange.principal is not None:
                 kept = self._answers.get(key)
-                exchange.respond(*(_cut(*kept, asked) if kept else (REQUEST_ENTITY_INCOMPLETE, b"")))
+                block = _fitting(exchange, asked)
+                exchange.respond(*(_cut(*kept, block) if kept else (REQUEST_ENTITY_INCOMPLETE, b"")))
                 return
 
             def cut(code_of_answer: int, body: bytes) -> tuple[int, bytes]:
-                if (asked is None and len(body) <= WHOLE_ANSWER) or code_of_answer >> 5 != 2:
+                is_whole = len(body) <= WHOLE_ANSWER and (code in SAFE_METHODS or len(body) <= _room(exchange))
+                if (asked is None and is_whole) or code_of_answer >> 5 != 2:
                     return code_of_answer, body
-                if code != GET:
+                if code != GET and len(body) > SMALLEST_BLOCK:
                     self._keep(key, code_of_answer, body)
                 self.counters.answers += 1
-                return _cut(code_of_answer, body, asked or Block(0, False, LARGEST_EXPONENT))
+                block = asked or Block(0, False, LARGEST_EXPONENT)
+                return _cut(code_of_answer, body, block if code in SAFE_METHODS else _fitting(exchange, block))
 
             exchange.shapes.append(cut)
             handler(exchange, payload)
@@ -340,11 +350,25 @@ class BlockwiseSite:
     def _keep(self, key: tuple[int, bytes], code: int, body: bytes) -> None:
         """Keep an answer for its next blocks, in place of the oldest if there is no room."""
         before = self._answers.pop(key, None)
-        self.kept_bytes += len(body) - (len(before[1]) if before else 0)
+        self.kept_bytes += COST_BYTES + len(body) - (COST_BYTES + len(before[1]) if before else 0)
         self._answers[key] = (code, body)
         while self.kept_bytes > self._limits.answer_bytes:
             _, (_, dropped) = self._answers.popitem(last=False)
-            self.kept_bytes -= len(dropped)
+            self.kept_bytes -= COST_BYTES + len(dropped)
+
+
+def _room(exchange: Exchange) -> int:
+    """Return how many bytes may follow the token of an answer."""
+    return exchange.room - len(exchange.header)
+
+
+def _fitting(exchange: Exchange, block: Block) -> Block:
+    """Return the block, or a smaller one at the same place if that is too much for an address that is not proven."""
+    room = _room(exchange) - OPTION_BYTES
+    exponent = block.exponent
+    while exponent and 16 << exponent > room:
+        exponent -= 1
+    return Block(block.number << block.exponent - exponent, block.more, exponent)
 
 
 def _cut(code: int, body: bytes, block: Block) -> tuple[int, bytes]:
@@ -360,21 +384,3 @@ def _cut(code: int, body: bytes, block: Block) -> tuple[int, bytes]:
     if not block.number:
         said.append((SIZE2, encode_uint(len(payload))))
     return code, encode_body([*options, *said], payload[block.offset : end])
-
-
-def _with_options(body: bytes, more: list[tuple[int, bytes]]) -> bytes:
-    """Return an answer's body with *more* options."""
-    options, payload_at = parse_options(body, 0)
-    return encode_body([*options, *more], body[payload_at:])
-
-
-def _refusing(code: int) -> Handler:
-    def handle(exchange: Exchange, payload: bytes) -> None:
-        exchange.respond(code)
-
-    return handle
-
-
-def _value(options: Options, number: int) -> bytes | None:
-    """Return the value of an option that does not repeat."""
-    return next((value for found, value in options if found == number), None)

@@ -24,7 +24,11 @@ GET: Final = 1
 POST: Final = 2
 PUT: Final = 3
 DELETE: Final = 4
+FETCH: Final = 5  # RFC 8132 section 6
+PATCH: Final = 6
+IPATCH: Final = 7
 
+VALID: Final = 0x43
 CHANGED: Final = 0x44
 CONTENT: Final = 0x45
 CONTINUE: Final = 0x5F  # RFC 7959 section 2.9
@@ -34,20 +38,27 @@ BAD_OPTION: Final = 0x82
 FORBIDDEN: Final = 0x83
 NOT_FOUND: Final = 0x84
 METHOD_NOT_ALLOWED: Final = 0x85
+NOT_ACCEPTABLE: Final = 0x86
 REQUEST_ENTITY_INCOMPLETE: Final = 0x88  # RFC 7959 section 2.9
+PRECONDITION_FAILED: Final = 0x8C
 REQUEST_ENTITY_TOO_LARGE: Final = 0x8D
+UNSUPPORTED_CONTENT_FORMAT: Final = 0x8F
 TOO_MANY_REQUESTS: Final = 0x9D  # RFC 8516
 INTERNAL_SERVER_ERROR: Final = 0xA0
 SERVICE_UNAVAILABLE: Final = 0xA3
 GATEWAY_TIMEOUT: Final = 0xA4
 PROXYING_NOT_SUPPORTED: Final = 0xA5
 
+IF_MATCH: Final = 1
 URI_HOST: Final = 3
 ETAG: Final = 4
+IF_NONE_MATCH: Final = 5
+OBSERVE: Final = 6
 URI_PATH: Final = 11
 CONTENT_FORMAT: Final = 12
 MAX_AGE: Final = 14
 URI_QUERY: Final = 15
+HOP_LIMIT: Final = 16
 ACCEPT: Final = 17
 BLOCK2: Final = 23
 BLOCK1: Final = 27
@@ -55,7 +66,10 @@ SIZE2: Final = 28
 PROXY_URI: Final = 35
 PROXY_SCHEME: Final = 39
 SIZE1: Final = 60
+ECHO: Final = 252
+NO_RESPONSE: Final = 258
 
+TEXT_PLAIN: Final = 0
 LINK_FORMAT: Final = 40  # application/link-format, RFC 6690 section 7.3
 
 HEADER_BYTES: Final = 4
@@ -116,8 +130,8 @@ DEFINITIONS: Final[dict[int, OptionDefinition]] = {
     28: OptionDefinition("Size2", 0, 4),
     # RFC 7967 section 2
     258: OptionDefinition("No-Response", 0, 1),
-    # RFC 8768 section 3
-    16: OptionDefinition("Hop-Limit", 1, 1),
+    # RFC 8768 section 3.  Its length is 1; 0 and what is over 255 is to be answered 4.00, not ignored.
+    16: OptionDefinition("Hop-Limit", 0, 4),
     # RFC 9175 sections 2.2.1 and 3.2.1
     252: OptionDefinition("Echo", 1, 40),
     292: OptionDefinition("Request-Tag", 0, 8, repeatable=True),
@@ -193,6 +207,16 @@ def known_options(options: Options) -> Options:
     return tuple(kept)
 
 
+def option_value(options: Options, number: int) -> bytes | None:
+    """Return the value of an option that does not repeat, None if it is not there."""
+    return next((value for found, value in options if found == number), None)
+
+
+def option_values(options: Options, number: int) -> list[bytes]:
+    """Return the values of an option that may repeat, in their order."""
+    return [value for found, value in options if found == number]
+
+
 def encode_options(options: Iterable[tuple[int, bytes]]) -> bytes:
     """Encode (number, value) pairs, sorted by number, repeats in the order given (RFC 7252 section 3.1)."""
     out = bytearray()
@@ -219,6 +243,12 @@ def encode_body(options: Iterable[tuple[int, bytes]] = (), payload: bytes = b"")
     """Encode what follows the token: options, and the payload behind its marker if there is one."""
     block = encode_options(options)
     return block + b"\xff" + payload if payload else block
+
+
+def add_options(body: bytes, more: Iterable[tuple[int, bytes]]) -> bytes:
+    """Return a *body* as ``encode_body`` makes it with *more* options."""
+    options, payload_at = parse_options(body, 0)
+    return encode_body([*options, *more], body[payload_at:])
 
 
 def encode_uint(value: int) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from coapgw.coap.codec import EMPTY
@@ -60,6 +61,7 @@ class Endpoint:
         "pending",
         "prefix",
         "principal",
+        "proven_until",
         "shard",
     )
 
@@ -73,6 +75,7 @@ class Endpoint:
         self.principal: object | None = None
         self.last_seen = -math.inf
         self.pending = 0
+        self.proven_until = -math.inf  # until then it is known that what is sent to the address gets to the peer
         # What its last ordinary request looked like: method, option bytes with the payload marker, and what they meant.
         self.code = EMPTY
         self.prefix = b""
@@ -99,6 +102,7 @@ class EndpointTable:
 
     Args:
         limit: how many at most.
+        per_host: how many of one host: who sends from every port there is takes no other host's place.
         idle_seconds: how long an idle one stays: as long as an exchange with it may be remembered.
         memory: where the answers to them are kept.
         abandon: called with an endpoint that is let go although something may be under way with it.
@@ -110,10 +114,14 @@ class EndpointTable:
         idle_seconds: float,
         memory: ExchangeMemory,
         random: RandomSource,
+        *,
         abandon: Callable[[Endpoint], None],
+        per_host: int,
     ) -> None:
         """Begin with nobody known."""
         self._limit = limit
+        self._per_host = per_host
+        self._of_host: dict[Hashable, tuple[Endpoint, ...]] = {}
         self._idle_seconds = idle_seconds
         self._memory = memory
         self._random = random
@@ -124,23 +132,40 @@ class EndpointTable:
 
     def know(self, address: Address, now: float) -> Endpoint:
         """Make the endpoint at *address* known; the idlest of some old ones goes if there is no room."""
+        host = _host(address)
+        siblings = self._of_host.get(host, ())
+        if len(siblings) >= self._per_host:
+            self._evict(siblings[:EVICTION_CANDIDATES])
         if len(self.by_address) >= self._limit:
-            self._evict()
+            self._evict(list(islice(self.by_address.values(), EVICTION_CANDIDATES)))
         number = self._next_number
         self._next_number += 1
         endpoint = Endpoint(address, number, self._memory.shard(number), self._random.getrandbits(16))
         endpoint.last_seen = now
         self.by_address[address] = endpoint
+        if host is not None:
+            self._of_host[host] = (*self._of_host.get(host, ()), endpoint)
+        return endpoint
+
+    def forget(self, address: Address) -> Endpoint | None:
+        """Let the endpoint at an address go; return it."""
+        endpoint = self.by_address.pop(address, None)
+        host = _host(address)
+        if endpoint is not None and host is not None:
+            left = tuple(one for one in self._of_host[host] if one is not endpoint)
+            if left:
+                self._of_host[host] = left
+            else:
+                del self._of_host[host]
         return endpoint
 
     def stranger(self, address: Address) -> Endpoint:
         """Return an endpoint for one request of an unknown peer."""
         return Endpoint(address, 0, {}, self._random.getrandbits(16))
 
-    def _evict(self) -> None:
-        oldest = [endpoint for _, endpoint in zip(range(EVICTION_CANDIDATES), self.by_address.values(), strict=False)]
-        idlest = min(oldest, key=lambda endpoint: (endpoint.is_busy(), endpoint.last_seen))
-        del self.by_address[idlest.address]
+    def _evict(self, candidates: Sequence[Endpoint]) -> None:
+        idlest = min(candidates, key=lambda endpoint: (endpoint.is_busy(), endpoint.last_seen))
+        self.forget(idlest.address)
         self._abandon(idlest)
         self.evicted += 1
 
@@ -152,6 +177,11 @@ class EndpointTable:
         for _ in range(math.ceil(len(self.by_address) * seconds / self._idle_seconds)):
             address, endpoint = next(iter(self.by_address.items()))
             if now - endpoint.last_seen > self._idle_seconds and not endpoint.is_busy():
-                del self.by_address[address]
+                self.forget(address)
             else:
                 self.by_address.move_to_end(address)
+
+
+def _host(address: Address) -> Hashable:
+    """Return the host of a socket address, None of an association: how many a device has of these is known there."""
+    return address[0] if isinstance(address, tuple) and address else None

@@ -28,13 +28,15 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from coapgw.coap.client_role import ClientRole
 from coapgw.coap.codec import (
     ACK,
     BAD_OPTION,
     CON,
+    ECHO,
     EMPTY,
     HEADER_BYTES,
     RST,
@@ -42,14 +44,16 @@ from coapgw.coap.codec import (
     MessageFormatError,
     OptionRefused,
     Options,
-    encode_body,
     known_options,
+    option_value,
     parse_options,
 )
+from coapgw.coap.echo import AddressProof, room_for_answer
 from coapgw.coap.endpoints import Address, Endpoint, EndpointTable, PeerDirectory, RandomSource
 from coapgw.coap.exchange import Exchange, Handler
 from coapgw.coap.exchanges import PENDING, ExchangeMemory
-from coapgw.coap.outgoing import Outcome, Outgoing, Response, Transmission
+from coapgw.coap.observe import Notifications
+from coapgw.coap.outgoing import Outgoing, Transmission
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
 from coapgw.metrics import MessagingCounters
 
@@ -83,7 +87,7 @@ class Site(Protocol):
         """Return the handler of requests with this method and these options; it is remembered for the next ones."""
 
 
-class MessageLayer:
+class MessageLayer(ClientRole):
     """The message layer of one socket.
 
     Args:
@@ -92,6 +96,8 @@ class MessageLayer:
         random: Message IDs, tokens, retransmission times.
         wake: called when there is something to send after there was nothing.
         local_host: which of our own addresses a peer at an address talks to, in figures; empty if that is not known.
+        is_proven: whether nobody else can send with that source address; what is said of strangers does not matter.
+        siblings: layers of other sockets where the same address is the same peer: what it observes follows it.
     """
 
     def __init__(
@@ -105,6 +111,8 @@ class MessageLayer:
         counters: MessagingCounters | None = None,
         wake: Callable[[], None] = lambda: None,
         local_host: Callable[[Address], str] = lambda _: "",
+        siblings: Sequence[MessageLayer] = (),
+        is_proven: Callable[[Address], bool] = lambda _: True,
     ) -> None:
         """Begin without endpoints."""
         self.parameters = parameters or TransmissionParameters()
@@ -112,17 +120,31 @@ class MessageLayer:
         self.counters = counters or MessagingCounters()
         self.wake = wake
         self.local_host = local_host
+        self._siblings = siblings
         self._site = site
         self._peers = peers
         self._lifetime = self.parameters.exchange_lifetime
         self._memory = ExchangeMemory(self.limits.exchanges, self._lifetime, self.parameters.non_lifetime)
         self._outgoing = Outgoing(self._send, random, self.parameters, self.limits, self.counters)
+        self.notifications = Notifications(
+            *(self._outgoing, self._send),
+            clock=lambda: self._now,
+            wake=wake,
+            refresh_principal=self._refresh_principal,
+            local_host=local_host,
+            limits=self.limits,
+            counters=self.counters,
+        )
         self._table = EndpointTable(
-            self.limits.endpoints, self._lifetime, self._memory, random, abandon=self._outgoing.abandon
+            *(self.limits.endpoints, self._lifetime, self._memory, random),
+            abandon=self._abandon,
+            per_host=self.limits.endpoints_per_host,
         )
         self._endpoints = self._table.by_address
         self._strangers: OrderedDict[tuple[Address, int], tuple[float, bytes]] = OrderedDict()
         self._handlers: dict[bytes, Handler] = {}
+        self._is_proven = is_proven
+        self._proof = AddressProof(random, self.limits.extra_bytes_to_strangers, self.counters)
         self._waiting: deque[Exchange] = deque()  # confirmables without an answer, in the order their ACKs fall due
         self._outbox: list[tuple[bytes, Address]] = []
         self._now = -math.inf
@@ -148,7 +170,8 @@ class MessageLayer:
             answer = endpoint.shard.get(key)
             if answer is not None:
                 counters.duplicates += 1
-                if answer and not non_confirmable:
+                is_due = answer and not non_confirmable
+                if is_due and (now < endpoint.proven_until or len(answer) <= room_for_answer(len(data))):
                     self._send(answer, address)
                 return
             token_end &= ~_NON_FLAG
@@ -163,7 +186,7 @@ class MessageLayer:
                 counters.requests += 1
                 endpoint.last_seen = now
                 endpoint.pending += 1
-                exchange = Exchange(self, endpoint, data[:token_end])
+                exchange = Exchange(self, endpoint, data[:token_end], len(data))
                 endpoint.shard[key] = PENDING
                 if non_confirmable:
                     self._memory.non_confirmable.bucket.append(key)
@@ -210,7 +233,8 @@ class MessageLayer:
             self.counters.unmatched += not self._outgoing.acknowledged(endpoint, message_id)
         elif kind == RST:
             self.counters.resets_received += 1
-            self.counters.unmatched += not self._outgoing.reset(endpoint, message_id)
+            ended = self._outgoing.reset(endpoint, message_id) or self.notifications.reset(endpoint, message_id)
+            self.counters.unmatched += not ended
 
     def _reset(self, data: bytes, address: Address) -> None:
         """Reject a confirmable message (RFC 7252 section 4.2)."""
@@ -240,13 +264,16 @@ class MessageLayer:
         self.counters.requests += 1
         endpoint.last_seen = now
         endpoint.pending += 1
-        exchange = Exchange(self, endpoint, data[:token_end])
+        exchange = Exchange(self, endpoint, data[:token_end], len(data))
         self._remember(exchange, PENDING)
-        if endpoint.principal is None:
-            exchange.size_limit = len(data) + self.limits.extra_bytes_to_strangers
         if endpoint.base and not non_confirmable:
             exchange.ack_due = now + self.limits.piggyback_seconds
             self._waiting.append(exchange)
+        if known and known[-1][0] >= ECHO and (echo := option_value(known, ECHO)) is not None:
+            self._proof.receive(echo, exchange, now)
+            known = tuple(option for option in known if option[0] != ECHO)
+            self._site.resolve(data[1], known)(exchange, data[payload_at:])
+            return
         self._handler(data, token_end, (known, payload_at), endpoint)(exchange, data[payload_at:])
 
     def _repeat_to_stranger(self, data: bytes, address: Address, now: float) -> bool:
@@ -255,7 +282,7 @@ class MessageLayer:
         if expires <= now:
             return False
         self.counters.duplicates += 1
-        if answer and not data[0] & _NON_BIT:
+        if answer and not data[0] & _NON_BIT and len(answer) <= room_for_answer(len(data)):
             self._send(answer, address)
         return True
 
@@ -295,9 +322,9 @@ class MessageLayer:
     def respond(self, exchange: Exchange, code: int, body: bytes) -> None:
         """Send the answer to *exchange*; ``Exchange.respond`` calls this once."""
         endpoint, header = exchange.endpoint, exchange.header
+        if body and self._now >= endpoint.proven_until:
+            code, body = self._proof.within_room(exchange, code, body, self._now)
         endpoint.pending -= 1
-        if len(header) + len(body) > exchange.size_limit:
-            body = b""  # we are nobody's amplifier
         if header[0] & _NON_BIT:
             message_id = endpoint.next_message_id()
             head = bytes((0x50 | header[0] & 15, code, message_id >> 8, message_id & 0xFF))
@@ -311,6 +338,30 @@ class MessageLayer:
             self._remember(exchange, answer)
             self._send(answer, endpoint.address)
 
+    def room(self, exchange: Exchange) -> int:
+        """Return how many bytes the answer may have, header and token included."""
+        return self._proof.room(exchange, self._now)
+
+    def challenge(self, exchange: Exchange) -> None:
+        """Have the peer come again, with the Echo option of the answer; strangers are only refused."""
+        exchange.respond(*self._proof.challenge(exchange, self._now))
+
+    def is_fresh(self, exchange: Exchange) -> bool:
+        """Return whether the request just received had a valid Echo."""
+        return self._proof.is_fresh(exchange)
+
+    def withhold(self, exchange: Exchange) -> None:
+        """Leave a request without an answer that nobody wants: a confirmable gets an acknowledgement all the same."""
+        exchange.endpoint.pending -= 1
+        if not (exchange.separate or exchange.header[0] & _NON_BIT):
+            self._acknowledge(exchange)
+
+    def _acknowledge(self, exchange: Exchange) -> None:
+        """Send an empty acknowledgement, and again to repeats."""
+        acknowledgement = b"\x60\x00" + exchange.header[2:4]
+        self._remember(exchange, acknowledgement)
+        self._send(acknowledgement, exchange.endpoint.address)
+
     def _acknowledge_late(self, now: float) -> None:
         """Send empty acknowledgements where answers take longer than may be waited for (RFC 7252 section 5.2.2)."""
         waiting = self._waiting
@@ -319,61 +370,7 @@ class MessageLayer:
             if not exchange.answered:
                 exchange.separate = True
                 self.counters.separate += 1
-                acknowledgement = b"\x60\x00" + exchange.header[2:4]
-                self._remember(exchange, acknowledgement)
-                self._send(acknowledgement, exchange.endpoint.address)
-
-    # ------------------------------------------------------------------ client role
-
-    def request(
-        self,
-        address: Address,
-        code: int,
-        outcome: Outcome,
-        now: float,
-        *,
-        options: Options = (),
-        payload: bytes = b"",
-        confirmable: bool = True,
-        timeout: float | None = None,
-    ) -> None:
-        """Send a request; *outcome* is called once, with a Response or a NoResponse.
-
-        Args:
-            address: where to; the endpoint there becomes known.
-            code: the method.
-            timeout: seconds until NoResponse("timeout"); EXCHANGE_LIFETIME if None.
-        """
-        self._now = now
-        endpoint = self._endpoints.get(address) or self._table.know(address, now)
-        expires = now + (self._lifetime if timeout is None else timeout)
-        self._outgoing.request(endpoint, (code, confirmable), encode_body(options, payload), outcome, expires)
-
-    def _receive_response(self, data: bytes, token_end: int, parsed: tuple[Options, int], endpoint: Endpoint) -> None:
-        options, payload_at = parsed
-        kind, token, message_id = data[0] >> 4 & 3, data[HEADER_BYTES:token_end], data[2] << 8 | data[3]
-        if kind == CON and endpoint.shard.get(endpoint.base | message_id):
-            self.counters.duplicates += 1
-            self._send(endpoint.shard[endpoint.base | message_id], endpoint.address)
-            return
-        acknowledged_id = message_id if kind == ACK else None
-        known: Options | None = None
-        if self._outgoing.awaits(endpoint, token, acknowledged_id):
-            try:
-                known = known_options(options)
-            except OptionRefused:
-                self.counters.bad_options += 1  # RFC 7252 section 5.4.1: such a response is rejected
-        if known is None:
-            self.counters.unmatched += 1
-            if kind == CON:
-                self._reset(data, endpoint.address)
-            return
-        if kind == CON:
-            acknowledgement = b"\x60\x00" + data[2:4]
-            self._memory.confirmable.bucket.append(endpoint.base | message_id)
-            endpoint.shard[endpoint.base | message_id] = acknowledgement
-            self._send(acknowledgement, endpoint.address)
-        self._outgoing.responded(endpoint, token, Response(data[1], known, data[payload_at:]))
+                self._acknowledge(exchange)
 
     # ------------------------------------------------------------------ datagrams out, timers
 
@@ -386,6 +383,8 @@ class MessageLayer:
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """Return what is to be sent, as (datagram, address), and forget a little of what is due."""
         self._now = now
+        if self.notifications.pending:
+            self.notifications.serve()
         outbox = self._outbox
         self._outbox = []
         self.counters.sent += len(outbox)
@@ -405,6 +404,9 @@ class MessageLayer:
         alarm = self._outgoing.next_alarm()
         if alarm is not None:
             dues.append(alarm)
+        notification = self.notifications.next_due()
+        if notification is not None:
+            dues.append(notification)
         if self._endpoints or self._strangers or self._memory.next_expiry() is not None:
             dues.append(max(self._sweep_due, self._now + SWEEP_SECONDS))
         return min(dues, default=None)
@@ -414,6 +416,7 @@ class MessageLayer:
         self._now = now
         self._acknowledge_late(now)
         self._outgoing.handle_alarms(now)
+        self.notifications.handle_due(now)
         self._memory.expire(now, EXPIRE_PER_TIMER)
         self._turn(now)
 
@@ -437,6 +440,8 @@ class MessageLayer:
         principal = self._peers.identify(address)
         if endpoint is None:
             endpoint = self._table.stranger(address) if principal is None else self._table.know(address, now)
+            if principal is not None:
+                self._greet(endpoint)
         endpoint.generation = generation
         if endpoint.principal is not principal:
             endpoint.principal = principal
@@ -445,9 +450,33 @@ class MessageLayer:
 
     def forget(self, address: Address) -> None:
         """Let go of the endpoint at an address that will not be used again; what is under way with it has no answer."""
-        endpoint = self._endpoints.pop(address, None)
+        endpoint = self._table.forget(address)
         if endpoint is not None:
-            self._outgoing.abandon(endpoint)
+            self._abandon(endpoint)
+
+    def _greet(self, endpoint: Endpoint) -> None:
+        """Take in an endpoint that is known from now on."""
+        if self._is_proven(endpoint.address):
+            endpoint.proven_until = math.inf
+        for sibling in self._siblings:
+            if sibling is not self:
+                sibling.hand_over(endpoint, self)
+
+    def hand_over(self, endpoint: Endpoint, to: MessageLayer) -> None:
+        """Give what the peer at an address observes to another layer, whose *endpoint* it is now."""
+        before = self._endpoints.get(endpoint.address)
+        if before is not None:
+            self.notifications.move(before, to.notifications, endpoint)
+            self.forget(endpoint.address)
+
+    def _abandon(self, endpoint: Endpoint) -> None:
+        self.notifications.forget(endpoint)
+        self._outgoing.abandon(endpoint)
+
+    def _refresh_principal(self, endpoint: Endpoint) -> None:
+        """Look again who is at an endpoint, if that may have changed."""
+        if endpoint.generation != self._peers.generation:
+            self._identify(endpoint.address, endpoint, self._now)
 
     @property
     def now(self) -> float:

@@ -16,6 +16,7 @@ class TransmissionParameters:
     ACK_RANDOM_FACTOR   1.5
     MAX_RETRANSMIT      4
     NSTART              1
+    PROBING_RATE        1 byte/second
     MAX_LATENCY         100 seconds
     ==================  =============
     """
@@ -24,6 +25,7 @@ class TransmissionParameters:
     ack_random_factor: float = 1.5
     max_retransmit: int = 4
     nstart: int = 1
+    probing_rate: float = 1.0
     max_latency: float = 100.0
 
     @property
@@ -63,6 +65,7 @@ class MessagingLimits:
 
     Args:
         endpoints: endpoints of known peers; beyond it the longest known and idle go first.
+        endpoints_per_host: of one host, which is one device: a NAT gives it a new port now and then.
         exchanges: answers remembered for repeats, of all endpoints together (about 130 bytes each).
         stranger_exchanges: the same for peers that are not known, in a table of their own, so that a flood of spoofed
             addresses never costs a device its entry.
@@ -71,14 +74,19 @@ class MessagingLimits:
         remembered_handlers: option blocks whose meaning is remembered.
         piggyback_seconds: how long an answer may take to travel in the acknowledgement; half of the shortest time
             (ACK_TIMEOUT) after which a client repeats itself.
+        observations: what endpoints observe, of all endpoints together; beyond it a GET is just a GET.
+        observations_per_endpoint: the same of one endpoint.
         extra_bytes_to_strangers: how much larger than its request an answer to an unknown peer may be.
     """
 
     endpoints: int = 100_000
+    endpoints_per_host: int = 64
     exchanges: int = 4_000_000
     stranger_exchanges: int = 65_536
     pending_per_endpoint: int = 1024
     queued_per_endpoint: int = 64
     remembered_handlers: int = 4096
     piggyback_seconds: float = 1.0
+    observations: int = 10_000
+    observations_per_endpoint: int = 16
     extra_bytes_to_strangers: int = 48

@@ -24,15 +24,16 @@ from coapgw.coap.codec import (
     CHANGED,
     CONTENT,
     CONTENT_FORMAT,
+    FETCH,
     GATEWAY_TIMEOUT,
     GET,
     INTERNAL_SERVER_ERROR,
+    IPATCH,
     LINK_FORMAT,
     METHOD_NOT_ALLOWED,
+    NOT_ACCEPTABLE,
     NOT_FOUND,
-    PROXY_SCHEME,
-    PROXY_URI,
-    PROXYING_NOT_SUPPORTED,
+    PATCH,
     UNAUTHORIZED,
     URI_PATH,
     URI_QUERY,
@@ -40,11 +41,14 @@ from coapgw.coap.codec import (
     encode_body,
     encode_uint,
     message_options,
+    option_values,
     to_message,
 )
-from coapgw.coap.exchange import Exchange, Handler
+from coapgw.coap.conditions import SAFE_METHODS, acceptable, accepts, refusal
+from coapgw.coap.exchange import Exchange, Handler, answering
 from coapgw.metrics import MessagingCounters
 
+_LATER_METHODS: Final = {FETCH: "render_FETCH", PATCH: "render_PATCH", IPATCH: "render_iPATCH"}
 ANSWER_SECONDS: Final = 120.0  # that a mounted resource may take; a client gives up after MAX_TRANSMIT_WAIT, 93 s
 FAILURES_LOGGED: Final = 100  # of mounted resources, per run: a request can cause one, and a flood must not fill a disk
 NOT_FOUND_BODY: Final = encode_body(payload=b"Not Found")  # what the hosted service says
@@ -61,8 +65,9 @@ class Bound(Protocol):
 class ResourceSite:
     """A tree of resources behind a message layer.
 
-    Resources that are not coapgw's own are for registered devices only: a stranger gets 4.01.  The device is the
-    request's ``principal`` attribute.
+    Methods of RFC 8132 are ``render_FETCH``, ``render_PATCH`` and ``render_iPATCH``; ``conditions.py`` tells of
+    attributes that a resource may have.  Resources that are not coapgw's own are for registered devices only: a
+    stranger gets 4.01.  The device is the request's ``principal`` attribute.
 
     Args:
         root: the resource at ``/``; children are keyed by path segment, bytes or str.
@@ -78,11 +83,7 @@ class ResourceSite:
 
     def resolve(self, code: int, options: Options) -> Handler:
         """Return the handler of requests with this method and these options."""
-        if any(number in (PROXY_URI, PROXY_SCHEME) for number, _ in options):
-            return answering(PROXYING_NOT_SUPPORTED)
-        path = [value for number, value in options if number == URI_PATH]
-        if path == [b""]:
-            path = []  # a shipped client writes the root as one empty Uri-Path option
+        path = _path(options)
         found = static_child(self.root, path)
         if isinstance(found, Bound):
             return found.bind(code, options)
@@ -94,9 +95,13 @@ class ResourceSite:
 
     def may_be_large(self, options: Options) -> bool:
         """Return whether an answer to these options may not fit a datagram: one of coapgw's own resources knows."""
-        path = [value for number, value in options if number == URI_PATH]
-        found = static_child(self.root, [] if path == [b""] else path)
+        found = static_child(self.root, _path(options))
         return getattr(found, "may_be_large", False) if isinstance(found, Bound) else found is not None
+
+    def observable(self, options: Options) -> resource.CoAPResource | None:
+        """Return the resource that these options name if it can be observed."""
+        found = static_child(self.root, _path(options))
+        return found if found is not None and found.observable else None
 
     # ------------------------------------------------------------------ the txThings way
 
@@ -111,7 +116,14 @@ class ResourceSite:
             if exchange.principal is None:
                 exchange.respond(UNAUTHORIZED)
                 return
-            rendered = found.render(request)
+            if getattr(found, "needs_freshness", False) and not exchange.is_fresh:
+                exchange.challenge()
+                return
+            refused = refusal(found, options)
+            if refused is not None:
+                exchange.respond(refused)
+                return
+            rendered = _render_method(found, request)
         except error.NoResource:
             exchange.respond(NOT_FOUND, NOT_FOUND_BODY)
         except (error.UnallowedMethod, error.UnsupportedMethod):
@@ -122,12 +134,12 @@ class ResourceSite:
             if inspect.iscoroutine(rendered):
                 rendered = Deferred.fromCoroutine(rendered)
             if isinstance(rendered, Deferred):
-                rendered.addCallback(self._respond, exchange, request.code)
+                rendered.addCallback(self._respond, exchange, options)
                 rendered.addErrback(self._failed, exchange)
                 if not exchange.answered:
                     self._owed[exchange] = (exchange.now + ANSWER_SECONDS, rendered)
             else:
-                self._respond(rendered, exchange, request.code)
+                self._respond(rendered, exchange, options)
 
     def handle_timer(self, now: float) -> None:
         """Answer 5.04 for resources that have not answered in ``ANSWER_SECONDS``, and cancel what they do.
@@ -153,13 +165,15 @@ class ResourceSite:
             found = known if known is not None else found.getChild(segment, request)
         return found
 
-    def _respond(self, response: object, exchange: Exchange, method: int) -> None:
+    def _respond(self, response: object, exchange: Exchange, options: Options) -> None:
         self._owed.pop(exchange, None)
         if not isinstance(response, coap.Message):
             self._failed(Failure(TypeError("a resource rendered no message")), exchange)
             return
-        code = response.code or (CONTENT if method == GET else CHANGED)
-        exchange.respond(code, encode_body(message_options(response), response.payload))
+        method = exchange.header[1]
+        code = response.code or (CONTENT if method in SAFE_METHODS else CHANGED)
+        body = encode_body(message_options(response), response.payload)
+        exchange.respond(*acceptable(method, options, code, body))
 
     def _failed(self, failure: Failure, exchange: Exchange) -> None:
         """Answer 5.00; the log gets the reason of the first few, the counter all of them."""
@@ -192,20 +206,19 @@ class WellKnownCore(resource.CoAPResource):  # type: ignore[misc] # txThings has
         """Return the handler for this method."""
         if code != GET:
             return answering(METHOD_NOT_ALLOWED)
-
+        refused = refusal(self, options) or (None if accepts(options, LINK_FORMAT) else NOT_ACCEPTABLE)
+        if refused is not None:
+            return for_devices(answering(refused))
         queries = [value for number, value in options if number == URI_QUERY]
         if len(queries) > 1:
             return answering(BAD_REQUEST, encode_body(payload=b"at most one filter (RFC 6690 section 4.1)"))
         wanted = LinkFilter.parse(queries[0].decode("utf-8", "replace")) if queries else None
 
         def describe(exchange: Exchange, payload: bytes) -> None:
-            if exchange.principal is None:
-                exchange.respond(UNAUTHORIZED)
-                return
             links = ",".join(link_descriptions(self._root, wanted=wanted)).encode()
             exchange.respond(CONTENT, encode_body([(CONTENT_FORMAT, encode_uint(LINK_FORMAT))], links))
 
-        return describe
+        return for_devices(describe)
 
 
 @attrs.frozen
@@ -250,6 +263,29 @@ def link_descriptions(found: resource.CoAPResource, path: str = "", wanted: Link
         yield from link_descriptions(child, f"{path}/{_text(segment)}", wanted)
 
 
+def for_devices(handler: Handler) -> Handler:
+    """Return a handler that tells strangers 4.01."""
+
+    def handle(exchange: Exchange, payload: bytes) -> None:
+        if exchange.principal is None:
+            exchange.respond(UNAUTHORIZED)
+        else:
+            handler(exchange, payload)
+
+    return handle
+
+
+def _render_method(found: resource.CoAPResource, request: coap.Message) -> object:
+    """Have a resource render a request; raises what txThings raises where it does not offer the method."""
+    name = _LATER_METHODS.get(request.code)
+    if name is None:
+        return found.render(request)
+    method = getattr(found, name, None)
+    if method is None:
+        raise error.UnallowedMethod
+    return method(request)
+
+
 def static_child(found: resource.CoAPResource, path: list[bytes]) -> resource.CoAPResource | None:
     """Return the resource at *path* below *found* if every segment is a registered child, else None."""
     for segment in path:
@@ -265,6 +301,12 @@ def static_child(found: resource.CoAPResource, path: list[bytes]) -> resource.Co
     return found
 
 
+def _path(options: Options) -> list[bytes]:
+    """Return the path that options name; a shipped client writes the root as one empty Uri-Path option."""
+    path = option_values(options, URI_PATH)
+    return [] if path == [b""] else path
+
+
 def _text(segment: bytes | str) -> str:
     return segment.decode("utf-8", "replace") if isinstance(segment, bytes) else segment
 
@@ -275,12 +317,3 @@ class Branch(resource.CoAPResource):  # type: ignore[misc] # txThings has no typ
     def bind(self, code: int, options: Options) -> Handler:
         """Return the handler for any method."""
         return answering(NOT_FOUND, NOT_FOUND_BODY)
-
-
-def answering(code: int, body: bytes = b"") -> Handler:
-    """Return a handler that gives everybody the same answer."""
-
-    def handle(exchange: Exchange, payload: bytes) -> None:
-        exchange.respond(code, body)
-
-    return handle

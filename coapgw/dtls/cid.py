@@ -39,7 +39,8 @@ _LENGTH_BYTES: Final = 2
 _ATTEMPTS: Final = 8
 
 _EPOCH_PLACE: Final = EPOCH << 48
-_PLACEHOLDER: Final = b"\xff" * 8
+# What the tag covers (RFC 9146 section 5.3) begins so, by length of the CID; the record up to its length follows.
+_COVERED_FIRST: Final = tuple(b"\xff" * 8 + bytes((TLS12_CID, size)) for size in range(256))
 _HEAD: Final = struct.Struct(">BHQ")  # type, version, epoch << 48 | sequence number; the CID follows
 _LENGTH: Final = struct.Struct(">H")
 _LENGTH_AND_EXPLICIT: Final = struct.Struct(">HQ")
@@ -99,7 +100,7 @@ class CidAssociation(AeadAssociation):
         if record[CID_AT:length_at] != cid or not 0 <= sequence <= LAST_SEQUENCE:
             return None
         sealed_at = fragment_at + EXPLICIT_BYTES
-        covered = _covered(record[:CID_AT], cid, length - self.suite.overhead)
+        covered = _COVERED_FIRST[len(cid)] + record[:length_at] + _LENGTH.pack(length - self.suite.overhead)
         inner = self._decrypt(sequence, record[fragment_at:sealed_at], record[sealed_at:], covered)
         if inner is None:
             return None
@@ -123,10 +124,11 @@ class CidAssociation(AeadAssociation):
         place = _EPOCH_PLACE + self._take_sequence(content_type)
         head = _HEAD.pack(TLS12_CID, DTLS_1_2, place)
         inner = plaintext + bytes((content_type,))
-        covered = _covered(head, cid, len(inner))
+        head_and_cid = head + cid
+        covered = _COVERED_FIRST[len(cid)] + head_and_cid + _LENGTH.pack(len(inner))
         _, _, encrypt, salt = self._ciphers or self._cache.provide(self)
         sealed = encrypt(salt + head[3:], inner, covered)
-        return head + cid + _LENGTH_AND_EXPLICIT.pack(EXPLICIT_BYTES + len(sealed), place) + sealed
+        return head_and_cid + _LENGTH_AND_EXPLICIT.pack(EXPLICIT_BYTES + len(sealed), place) + sealed
 
     def refusal(self, record: bytes) -> Refusal:
         """Say why ``open`` has just returned None for *record*."""
@@ -175,17 +177,6 @@ class CidAssociation(AeadAssociation):
         )
         association._take_over(state)
         return association
-
-
-def _covered(head: bytes, cid: bytes, inner_bytes: int) -> bytes:
-    """Return the additional data of a record: RFC 9146 section 5.3.
-
-    Args:
-        head: type, version, epoch and sequence number.
-        inner_bytes: length of content, real type and zeros.
-    """
-    length = bytes((TLS12_CID, len(cid)))
-    return _PLACEHOLDER + length + head + cid + _LENGTH.pack(inner_bytes)
 
 
 class ConnectionIds:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Final, TypeAlias
 
 from coapgw.dtls.admission import Admission, network_of
-from coapgw.dtls.association import AeadAssociation, CipherCache
+from coapgw.dtls.association import AeadAssociation, CipherCache, Refusal
 from coapgw.dtls.cid import AMPLIFICATION, CID_AT, CidAssociation, ConnectionIds
 from coapgw.dtls.connection import ConnectionAssociation
 from coapgw.dtls.errors import DtlsError
@@ -48,6 +48,7 @@ _AEAD_NUMBERS: Final = frozenset(suite.number.to_bytes(2, "big") for suite in SU
 _CLOSE_NOTIFY: Final = b"\x01\x00"  # warning(1), close_notify(0): RFC 5246 section 7.2
 _NO_RENEGOTIATION: Final = b"\x01\x64"  # warning(1), no_renegotiation(100)
 _FATAL: Final = 2
+_LENGTH_AT: Final = 11  # in a record without a Connection ID
 _FINISHED: Final = 20
 
 Deliver: TypeAlias = Callable[[bytes, Association, float], None]
@@ -103,6 +104,9 @@ class Front:
         self._mtu = mtu
         self._wake = wake
         self.counters = table.counters
+        self._traffic = table.traffic
+        self._took = table.traffic.received
+        self._gave = table.traffic.sent
         self._by_address: dict[Hashable, Association] = {}
         self._handshakes: OrderedDict[Hashable, Handshake] = OrderedDict()  # the longest silent first
         self._outbox: list[tuple[bytes, Hashable]] = []
@@ -117,9 +121,13 @@ class Front:
             plaintext = association.open(data)
             if plaintext is not None:
                 self.counters.received += 1
+                self._took[association.iccid] = self._took.get(association.iccid, 0) + len(data)
                 association.last_heard = now
                 self._heard(association)
                 self._deliver(plaintext, association, now)
+                return
+            if isinstance(association, AeadAssociation) and _is_one_record(data, _LENGTH_AT):
+                self._refuse_protected(data, association, address, now)  # as opening it once more would do
                 return
         elif self._cid_bytes and data and data[0] == TLS12_CID:
             with_cid = self._table.by_cid.get(data[CID_AT : self._cid_end])
@@ -127,6 +135,9 @@ class Front:
                 content = with_cid.open(data)
                 if content is not None:
                     self._receive_content(content, with_cid, data, address, now)
+                    return
+                if _is_one_record(data, self._cid_end):
+                    self._refuse(data, with_cid)
                     return
         self._receive(data, address, now)
 
@@ -142,6 +153,7 @@ class Front:
         elif association.credit is not None:
             association.credit += AMPLIFICATION * len(record)
         self.counters.with_cid += 1
+        self._took[association.iccid] = self._took.get(association.iccid, 0) + len(record)
         self._take(association.content_type, content, association, now)
 
     def _receive(self, data: bytes, address: Hashable, now: float) -> None:
@@ -170,7 +182,17 @@ class Front:
         if content is not None:
             self._receive_content(content, association, record, address, now)
             return
+        self._refuse(record, association)
+
+    def _refuse(self, record: bytes, association: Association) -> None:
+        """Count a record that *association* could not open."""
         self.counters.refused += 1
+        if isinstance(association, AeadAssociation):
+            reason = association.refusal(record)
+            if reason is Refusal.FORGED:
+                self.counters.forged += 1
+            elif reason is Refusal.REPLAYED:
+                self.counters.replayed += 1
         if association.is_worn():
             self._wear_out(association)
 
@@ -188,12 +210,17 @@ class Front:
                 self._table.close(association, notify=False)
                 return
         if plaintext is None:
-            if not self._continue_handshake(record, address, now):
-                self.counters.refused += 1
-            if association.is_worn():
-                self._wear_out(association)
+            self._refuse_protected(record, association, address, now)
             return
+        self._traffic.took(association.iccid, len(record))
         self._take(record[0], plaintext, association, now)
+
+    def _refuse_protected(self, record: bytes, association: Association, address: Hashable, now: float) -> None:
+        """Give what the association of its address could not open to the handshake there, or count it."""
+        if not self._continue_handshake(record, address, now):
+            self._refuse(record, association)
+        elif association.is_worn():
+            self._wear_out(association)
 
     def _take(self, content_type: int, plaintext: bytes, association: Association, now: float) -> None:
         """Take what was in an authentic record."""
@@ -222,6 +249,7 @@ class Front:
             flight = association.repeat_flight()
             if flight is not None:
                 self.counters.repeated_flights += 1
+                self._traffic.gave(association.iccid, sum(map(len, flight)))
                 self._send_records(flight, association.address)
         else:
             self._send_sealed(ALERT, _NO_RENEGOTIATION, association)
@@ -316,6 +344,8 @@ class Front:
             self._send_sealed(ALERT, _CLOSE_NOTIFY, association)
             return
         association.last_heard = now
+        self._traffic.took(association.iccid, handshake.received)
+        self._traffic.gave(association.iccid, handshake.sent)
         self._make_way(association)
         self.counters.established += 1
         if not association.cid:
@@ -377,7 +407,7 @@ class Front:
 
     def seal(self, datagrams: Iterable[tuple[bytes, Hashable]]) -> None:
         """Take what the message layer has to send: (bytes, association); what ended meanwhile is dropped."""
-        is_open, append = self._table.is_open, self._outbox.append
+        is_open, append, gave = self._table.is_open, self._outbox.append, self._gave
         for data, association in datagrams:
             if not is_open(association):
                 continue
@@ -391,6 +421,7 @@ class Front:
             if association.cid and not association.may_send(len(record)):  # type: ignore[attr-defined]
                 self.counters.withheld += 1
                 continue
+            gave[association.iccid] = gave.get(association.iccid, 0) + len(record)  # type: ignore[attr-defined]
             append((record, association.address))  # type: ignore[attr-defined]
 
     def _send_sealed(self, content_type: int, plaintext: bytes, association: Association) -> None:
@@ -399,6 +430,7 @@ class Front:
         except (DtlsError, EngineFailed):
             self.counters.unsealed += 1
         else:
+            self._traffic.gave(association.iccid, len(record))
             self._send_records([record] if record else [], association.address)
 
     def _send_records(self, records: list[bytes], address: Hashable) -> None:
@@ -431,6 +463,12 @@ class Front:
     def half_open(self) -> int:
         """How many handshakes are under way here."""
         return len(self._handshakes)
+
+
+def _is_one_record(datagram: bytes, length_at: int) -> bool:
+    """Return whether a datagram is as long as its first record; *length_at*: where that says how long it is."""
+    body = length_at + 2
+    return len(datagram) > body and datagram[length_at] << 8 | datagram[length_at + 1] == len(datagram) - body
 
 
 def _association_of(handshake: Handshake, ciphers: CipherCache) -> Association | None:

@@ -33,6 +33,7 @@ REPEAT_SECONDS: Final = 0.2  # since our flight, until a repeated hello is no du
 UNPROVEN_LIMIT: Final = 3  # Finished messages that cannot be read; one may be an attacker's, or damaged
 MESSAGE_LIMIT: Final = 1024  # bytes of a handshake message: identity and key share are the longest a client has
 BYTES_LIMIT: Final = 16_384  # that one peer sends for one handshake: ten flights; OpenSSL keeps what comes too early
+LARGEST_SHIFT: Final = 2**40  # of sequence numbers, so that no hello makes them overflow
 EARLY_RECORDS: Final = 4  # application data that overtook the Finished on its way
 _DECRYPT_ERROR: Final = b"\x02\x33"  # fatal(2), decrypt_error(51): RFC 5246 section 7.2
 
@@ -99,12 +100,13 @@ class Handshake:
     """
 
     __slots__ = (
-        "_bytes_left",
         "_ciphers_changed",
         "_deadline",
         "_flight_at",
+        "_hello_sequence",
         "_mtu",
         "_outbox",
+        "_shift",
         "_translation",
         "_unread",
         "address",
@@ -117,6 +119,8 @@ class Handshake:
         "last_heard",
         "network",
         "random",
+        "received",
+        "sent",
         "stage",
     )
 
@@ -138,11 +142,14 @@ class Handshake:
         self._mtu = mtu
         self._flight_at = now
         self._outbox: list[bytes] = []
+        self._shift: int | None = None  # from OpenSSL's sequence numbers in epoch 0 to ours
         self._deadline = now + HANDSHAKE_SECONDS
-        self._bytes_left = BYTES_LIMIT
+        self.received = len(hello.record)  # bytes of records, from the hello with the cookie on
+        self.sent = 0
         self._ciphers_changed = False
         self._translation: CidTranslation | None = None
         self._unread = 0
+        self._hello_sequence = min(sequence_of(hello.record), LARGEST_SHIFT)
         try:
             engine.begin_as_server(hello.record)
         except EngineFailed:
@@ -153,8 +160,8 @@ class Handshake:
         """Take a record of the peer; *stage* says what became of the handshake."""
         if self.stage is not Stage.UNDER_WAY:
             return
-        self._bytes_left -= len(record)
-        if self._bytes_left < 0:
+        self.received += len(record)
+        if self.received > BYTES_LIMIT:
             self.stage = Stage.FAILED
             return
         if record[0] == TLS12_CID:
@@ -255,19 +262,34 @@ class Handshake:
     def take_datagrams(self) -> list[bytes]:
         """Return what is to be sent, as datagrams of at most the MTU."""
         outbox, self._outbox = self._outbox, []
+        self.sent += sum(map(len, outbox))
         return pack(outbox, self._mtu)
 
     def _collect(self, now: float) -> None:
         """Take what the engine has to send, and look at its clock."""
         records = self.engine.take_records()
         if records:
-            self.flight = records  # as OpenSSL made them
+            self.flight = [self._renumbered(record) for record in records]  # protected ones as OpenSSL made them
             self._flight_at = now
-            self._outbox += [self._outward(record) for record in records]
+            self._outbox += [self._outward(record) for record in self.flight]
         if self.stage is Stage.UNPROVEN:
             self._outbox.append(_plain_alert(self.flight, _DECRYPT_ERROR))
         timeout = self.engine.timeout()
         self.due = self._deadline if timeout is None else min(self._deadline, now + timeout)
+
+    def _renumbered(self, record: bytes) -> bytes:
+        """Return a record of OpenSSL's; in epoch 0 with a number that no HelloVerifyRequest of ours had.
+
+        The first has that of the ClientHello (RFC 6347 section 4.2.1), and OpenSSL always begins with 1: to a client
+        that repeated its hello, and looks for repeated numbers, some of our flight would have been seen before.
+        """
+        if epoch_of(record):
+            return record
+        if self._shift is None:
+            self._shift = max(0, self._hello_sequence - sequence_of(record))
+        if not self._shift:
+            return record
+        return record[:5] + (sequence_of(record) + self._shift).to_bytes(6, "big") + record[11:]
 
     def _outward(self, record: bytes) -> bytes:
         """Return what the peer is sent for a record of OpenSSL's."""

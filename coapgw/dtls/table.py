@@ -15,6 +15,7 @@ import attrs
 
 from coapgw.dtls.cid import CidAssociation
 from coapgw.dtls.connection import ConnectionAssociation
+from coapgw.dtls.traffic import DtlsTraffic
 from coapgw.metrics import DtlsCounters
 
 CANDIDATES: Final = 64  # of the oldest connections the idlest goes: nobody waits while ten thousand are looked at
@@ -90,6 +91,7 @@ class AssociationTable:
         self._limits = limits
         self._is_current = is_current
         self.counters = counters or DtlsCounters()
+        self.traffic = DtlsTraffic()
         self._owners: OrderedDict[Association, Owner] = OrderedDict()
         self._of_device: dict[str, tuple[Association, ...]] = {}
         self._connections: dict[Association, None] = {}  # the oldest first

@@ -1,7 +1,7 @@
-"""How many messages one device may send: a token bucket each (``limits.device_rate``, ``limits.device_burst``).
+"""How many messages one device or source network may send: a token bucket each (``limits.*``).
 
-A bucket holds one second's messages (at least one) and the burst, and is filled at the rate.  Of each device one number
-is kept: when its bucket will be full again.  A device whose bucket is full needs none.
+A bucket holds one second's messages (at least one) and the burst, and is filled at the rate.  Of each sender one number
+is kept: when its bucket will be full again.  A sender whose bucket is full needs none.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Final
 from coapgw.errors import PeerError
 
 LONGEST_WAIT: Final = 2**32 - 1  # seconds; what Max-Age can say (RFC 7252 section 5.10)
-KNOWN_LIMIT: Final = 1_000_000  # devices with a bucket that is not full; beyond it the oldest begins anew
+KNOWN_LIMIT: Final = 1_000_000  # senders with a bucket that is not full; beyond it the oldest begins anew
 _FORGET_EACH_TIME: Final = 2  # one more than a message can add, so that forgetting keeps up
 _ROUNDING: Final = 1e-6  # seconds
 
 
 class OverRate(PeerError):
-    """A device sends more than it may."""
+    """Somebody sends more than they may."""
 
     def __init__(self, wait_seconds: float) -> None:
         """Say in how many seconds its next message will be taken."""
@@ -28,14 +28,14 @@ class OverRate(PeerError):
         super().__init__(f"too many messages, the next one is taken in {self.retry_seconds} s")
 
 
-class DeviceRates:
-    """The buckets of all devices.
+class Rates:
+    """The buckets of all senders of a kind.
 
     Args:
         rate: messages per second, over 0, fractions allowed.
         burst: messages at once beyond those of a second.
-        clock: monotonic seconds; a step of the time of day must not shut a device out.
-        known_limit: how many devices are kept.
+        clock: monotonic seconds; a step of the time of day must not shut anybody out.
+        known_limit: how many senders are kept.
     """
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float], known_limit: int = KNOWN_LIMIT) -> None:
@@ -47,19 +47,19 @@ class DeviceRates:
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return how many devices are kept."""
+        """Return how many senders are kept."""
         return len(self._full_at)
 
-    def take(self, iccid: str) -> None:
-        """Count a message of this device.  Raises OverRate, and does not count it, if its bucket is empty."""
+    def take(self, sender: str) -> None:
+        """Count a message of this sender.  Raises OverRate, and does not count it, if its bucket is empty."""
         now = self._clock()
         known = self._full_at
-        full_at = max(known.get(iccid, now), now)
+        full_at = max(known.get(sender, now), now)
         wait = full_at - now - self._depth
         if wait > _ROUNDING:
             raise OverRate(wait)
-        known[iccid] = full_at + self._seconds_each
-        known.move_to_end(iccid)
+        known[sender] = full_at + self._seconds_each
+        known.move_to_end(sender)
         for _ in range(_FORGET_EACH_TIME):
             oldest = next(iter(known))
             if known[oldest] > now and len(known) <= self._known_limit:
@@ -67,3 +67,11 @@ class DeviceRates:
             del known[oldest]
             if not known:
                 return
+
+
+class DeviceRates(Rates):
+    """The buckets of devices, by ICCID."""
+
+
+class NetworkRates(Rates):
+    """The buckets of source networks, as ``network_of`` names them."""

@@ -21,11 +21,14 @@ from coapgw.coap.codec import (
     INTERNAL_SERVER_ERROR,
     MAX_AGE,
     METHOD_NOT_ALLOWED,
+    NOT_ACCEPTABLE,
     NOT_FOUND,
     POST,
+    PRECONDITION_FAILED,
     REQUEST_ENTITY_TOO_LARGE,
     SERVICE_UNAVAILABLE,
     SIZE1,
+    TEXT_PLAIN,
     TOO_MANY_REQUESTS,
     UNAUTHORIZED,
     URI_QUERY,
@@ -33,8 +36,9 @@ from coapgw.coap.codec import (
     encode_body,
     encode_uint,
 )
-from coapgw.coap.exchange import Exchange, Handler
-from coapgw.coap.site import NOT_FOUND_BODY, Branch, WellKnownCore, answering
+from coapgw.coap.conditions import accepts, is_unconditional
+from coapgw.coap.exchange import Exchange, Handler, answering
+from coapgw.coap.site import NOT_FOUND_BODY, Branch, WellKnownCore, for_devices
 from coapgw.errors import DeviceUnknown, PayloadTooLarge, StorageError, TopicRefused
 from coapgw.gateway.bootstrap import Bootstrap, SourceRefused, TermsNotAccepted, TooManyAsking
 from coapgw.gateway.rate import OverRate
@@ -44,10 +48,9 @@ from coapgw.model import Device
 
 RETRY_SECONDS: Final = 30  # Max-Age of a 5.03: what a full spool or a failing disk may need at the least
 _RETRY: Final = encode_body([(MAX_AGE, encode_uint(RETRY_SECONDS))])
-_TERMS: Final = (
-    b'{"statusText":"Unauthorized","errors":[{"code":401,"message":"the terms of this service are not accepted"}]}'
-)
-_NO_KEY: Final = b'{"statusText":"Internal Server Error","errors":[{"code":500,"message":"no key could be stored"}]}'
+# 92 bytes each: the shortest request, of 14 bytes, may get 93 where its address is not proven.
+_TERMS: Final = b'{"statusText":"Unauthorized","errors":[{"code":401,"message":"the terms are not accepted"}]}'
+_NO_KEY: Final = b'{"statusText":"Internal Server Error","errors":[{"code":500,"message":"no key was stored"}]}'
 _log = Logger()
 
 
@@ -119,6 +122,8 @@ class UplinkResource(resource.CoAPResource):  # type: ignore[misc] # txThings ha
         """Return the handler for this method and these options."""
         if code != POST:
             return self._other_methods
+        if not is_unconditional(options):  # nothing is kept here that could match, and the resource is here
+            return for_devices(answering(PRECONDITION_FAILED))
         try:
             topic = parse_topic(value for number, value in options if number == URI_QUERY)
         except TopicRefused as refusal:
@@ -167,7 +172,11 @@ class BootstrapResource(resource.CoAPResource):  # type: ignore[misc] # txThings
 
     def bind(self, code: int, options: Options) -> Handler:
         """Return the handler for this method."""
-        return self._get if code == GET else answering(METHOD_NOT_ALLOWED)
+        if code != GET:
+            return answering(METHOD_NOT_ALLOWED)
+        if not is_unconditional(options):
+            return for_devices(answering(PRECONDITION_FAILED))
+        return self._get if accepts(options, TEXT_PLAIN) else for_devices(answering(NOT_ACCEPTABLE))
 
     def _get(self, exchange: Exchange, payload: bytes) -> None:
         device, address = exchange.principal, exchange.endpoint.address

@@ -41,7 +41,7 @@ from coapgw.http.refusals import (
 )
 from coapgw.http.schema import SHOWN_MISTAKES
 from coapgw.http.templates import TemplateOperations
-from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen, ISavings, ITemplates
+from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen, ISavings, ITemplates, IWireBytes
 from coapgw.threads import NotCalled
 
 
@@ -106,6 +106,7 @@ class ApiParts:
 
     registry: IDeviceRegistry
     last_seen: ILastSeen
+    wire_bytes: IWireBytes
     keys: IDeviceKeys
     jobs: KeyJobs
     templates: ITemplates
@@ -119,7 +120,7 @@ def make_table(parts: ApiParts) -> OperationTable:
     document = _Document()
     table = OperationTable(
         (
-            *DeviceOperations(parts.registry, parts.last_seen).operations(),
+            *DeviceOperations(parts.registry, parts.last_seen, parts.wire_bytes).operations(),
             *KeyOperations(parts.keys, parts.jobs).operations(),
             *TemplateOperations(parts.templates, parts.savings).operations(),
             document.operation(),

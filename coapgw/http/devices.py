@@ -8,7 +8,7 @@ from typing import Any
 from coapgw.http import schemas
 from coapgw.http.device_json import device_json
 from coapgw.http.operations import Answered, Call, Operation, Parameter, Reply, json_reply
-from coapgw.interfaces import IDeviceRegistry, ILastSeen
+from coapgw.interfaces import IDeviceRegistry, ILastSeen, IWireBytes
 from coapgw.model import Device, DeviceStatus
 
 ICCID_SEGMENT = Parameter("iccid", schemas.ICCID, "the device")
@@ -17,8 +17,9 @@ ICCID_SEGMENT = Parameter("iccid", schemas.ICCID, "the device")
 class DeviceOperations:
     """What the API does with the registry; every call blocks."""
 
-    def __init__(self, registry: IDeviceRegistry, last_seen: ILastSeen) -> None:
+    def __init__(self, registry: IDeviceRegistry, last_seen: ILastSeen, wire_bytes: IWireBytes) -> None:
         """Work on *registry*."""
+        self._wire_bytes = wire_bytes
         self._registry = registry
         self._last_seen = last_seen
 
@@ -113,7 +114,8 @@ class DeviceOperations:
         return Reply(204)
 
     def _shown(self, device: Device) -> Reply:
-        return json_reply(device_json(device, self._last_seen.of([device]).get(device.iccid)))
+        seen = self._last_seen.of([device]).get(device.iccid)
+        return json_reply(device_json(device, seen, self._wire_bytes.of(device.iccid)))
 
 
 def _cursor_of(iccid: str) -> str:

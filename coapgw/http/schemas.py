@@ -55,6 +55,14 @@ TIME: Final[Schema] = {
     "description": "ISO 8601, UTC, milliseconds",
 }
 
+_BYTES: Final[Schema] = {"type": "integer", "minimum": 0}
+WIRE_BYTES: Final = closed(
+    "WireBytes",
+    {"received": _BYTES, "sent": _BYTES},
+    *("received", "sent"),
+    description="UDP payload over DTLS since the gateway started, handshakes included; absent in lists and before any",
+)
+
 DEVICE: Final = closed(
     "Device",
     {
@@ -66,6 +74,7 @@ DEVICE: Final = closed(
         "createdAt": TIME,
         "updatedAt": TIME,
         "lastSeenAt": {**TIME, "description": "when the last message of the device arrived; absent before the first"},
+        "wireBytes": WIRE_BYTES,
     },
     *("iccid", "status", "createdAt", "updatedAt"),
 )

@@ -16,7 +16,7 @@ from coapgw.http.access import AdminToken
 from coapgw.http.api import ApiParts, make_table
 from coapgw.http.jobs import KeyJobs
 from coapgw.http.protocol import ApiFactory
-from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen, ISavings, ITemplates
+from coapgw.interfaces import IDeviceKeys, IDeviceRegistry, ILastSeen, ISavings, ITemplates, IWireBytes
 from coapgw.metrics import HttpCounters
 from coapgw.threads import CallThreads, NotCalled
 
@@ -45,6 +45,7 @@ class ManagementApi:
         registry: IDeviceRegistry,
         keys: IDeviceKeys,
         last_seen: ILastSeen,
+        wire_bytes: IWireBytes,
         templates: ITemplates,
         savings: ISavings,
         now_ms: Callable[[], int],
@@ -57,7 +58,7 @@ class ManagementApi:
         self._threads = CallThreads(reactor, "coapgw http", THREADS, WAITING)
         self._jobs = KeyJobs(keys, now_ms, os.urandom)
         self._jobs_thread = CallThreads(reactor, "coapgw key jobs")
-        parts = ApiParts(registry, last_seen, keys, self._jobs, templates, savings, unready, metrics)
+        parts = ApiParts(registry, last_seen, wire_bytes, keys, self._jobs, templates, savings, unready, metrics)
         self.factory = ApiFactory(make_table(parts), token, reactor, self._threads.call, counters)
         self._port: IListeningPort | None = None
 

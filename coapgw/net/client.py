@@ -29,10 +29,10 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
 from zope.interface import implementer
 
-from coapgw.coap.codec import Options
+from coapgw.coap.codec import ECHO, OBSERVE, UNAUTHORIZED, Options, option_value
 from coapgw.coap.endpoints import Address
 from coapgw.coap.messaging import MessageLayer
-from coapgw.coap.outgoing import NoResponse, Response
+from coapgw.coap.outgoing import SUCCESS, NoResponse, Response
 from coapgw.coap.parameters import TransmissionParameters
 from coapgw.coap.site import Branch, ResourceSite
 from coapgw.coap.url import Target
@@ -101,6 +101,20 @@ class Sighting:
 
 
 Watch = Callable[[Sighting], None]
+
+
+@attrs.define(eq=False)
+class Observing:
+    """A resource being observed; *ended* fires when nothing more will be told, or fails as a request does."""
+
+    client: CoapClient
+    options: Options
+    ended: Deferred[None]
+    token: bytes = b""
+
+    def stop(self) -> None:
+        """Tell the server that nothing more is wanted."""
+        self.client.stop_observing(self)
 
 
 class CoapClient:
@@ -213,8 +227,26 @@ class CoapClient:
         began = self._monotonic()
         repeated = self._layer.counters.retransmissions
 
+        sent = options
+
+        def send(now_sent: Options) -> None:
+            nonlocal sent
+            sent = now_sent
+            self._layer.request(
+                self._peer,
+                *(code, conclude, self._monotonic()),
+                options=sent,
+                payload=payload,
+                confirmable=confirmable,
+                timeout=timeout,
+            )
+
         def conclude(outcome: Response | NoResponse) -> None:
             if concluded not in self._waiting:
+                return
+            echo = _echo_asked(outcome, sent)
+            if echo is not None:
+                send((*options, (ECHO, echo)))
                 return
             self._waiting.discard(concluded)
             seconds = self._monotonic() - began
@@ -224,15 +256,73 @@ class CoapClient:
             else:
                 concluded.errback(NoAnswer(_sentence(outcome, seconds, retransmissions)))
 
-        self._layer.request(
-            self._peer,
-            *(code, conclude, began),
-            options=options,
-            payload=payload,
-            confirmable=confirmable,
-            timeout=timeout,
-        )
+        send(options)
         return concluded
+
+    def observe(
+        self,
+        options: Options,
+        told: Callable[[Answer], None],
+        *,
+        confirmable: bool = True,
+        timeout: float | None = None,
+    ) -> Observing:
+        """Be told of a resource's changes (RFC 7641), once connected: *told* is called with each answer.
+
+        Args:
+            timeout: seconds until the first answer; EXCHANGE_LIFETIME if None.
+        """
+        ended: Deferred[None] = Deferred()
+        observing = Observing(self, options, ended)
+        if self._end is not None or self._port is None:
+            ended.errback(self._end or RequestRefused("the client is not connected"))
+            return observing
+        self._waiting.add(ended)
+        began = self._monotonic()
+
+        sent = options
+
+        def send(now_sent: Options) -> None:
+            nonlocal sent
+            sent = now_sent
+            observing.token = self._layer.observe(
+                *(self._peer, hear, self._monotonic()), options=sent, confirmable=confirmable, timeout=timeout
+            )
+
+        def hear(outcome: Response | NoResponse) -> None:
+            if ended not in self._waiting:
+                return
+            echo = _echo_asked(outcome, sent)
+            if echo is not None:
+                send((*options, (ECHO, echo)))
+                return
+            seconds = self._monotonic() - began
+            if isinstance(outcome, NoResponse):
+                self._waiting.discard(ended)
+                ended.errback(NoAnswer(_sentence(outcome, seconds, self._layer.counters.retransmissions)))
+                return
+            told(Answer(outcome, seconds, 0))
+            if option_value(outcome.options, OBSERVE) is None or outcome.code >> 5 != SUCCESS:
+                self._waiting.discard(ended)
+                ended.callback(None)
+
+        send(options)
+        return observing
+
+    def stop_observing(self, observing: Observing) -> None:
+        """Tell the server that nothing more is wanted; *ended* fires with its answer, or without one."""
+        ended = observing.ended
+        if ended not in self._waiting:
+            return
+
+        def conclude(outcome: Response | NoResponse) -> None:
+            if ended in self._waiting:
+                self._waiting.discard(ended)
+                ended.callback(None)
+
+        self._layer.stop_observing(
+            *(self._peer, observing.token, conclude, self._monotonic()), options=observing.options
+        )
 
     def close(self) -> Deferred[object]:
         """Say goodbye and close the socket; requests without an answer fail with NoAnswer."""
@@ -420,6 +510,13 @@ def _socket_address(address: object, port: int) -> SocketAddress:
         return (address.host, port, address.flowInfo, address.scopeID)
     assert isinstance(address, IPv4Address)
     return (address.host, port)
+
+
+def _echo_asked(outcome: Response | NoResponse, sent: Options) -> bytes | None:
+    """Return the value that a server wants back before it answers (RFC 9175 section 2.3), None if it wants none."""
+    if isinstance(outcome, NoResponse) or outcome.code != UNAUTHORIZED or option_value(sent, ECHO) is not None:
+        return None
+    return option_value(outcome.options, ECHO)
 
 
 def _sentence(outcome: NoResponse, seconds: float, retransmissions: int) -> str:

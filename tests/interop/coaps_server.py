@@ -68,6 +68,13 @@ class CoapsServer:
 @contextmanager
 def running_gateway(data: Path, *settings: str) -> Iterator[CoapsServer]:
     """Run a gateway that knows DEVICES devices, the first of them also at 127.0.0.1; asserts that its log is clean."""
+    with gateway_process(data, *settings) as gateway:
+        yield as_clients_see(gateway)
+
+
+@contextmanager
+def gateway_process(data: Path, *settings: str) -> Iterator[GatewayProcess]:
+    """Run the same, as a process that can be stopped, killed and started again."""
     data.mkdir(mode=0o700)
     registry = open_registry("", data)
     devices, keys = DeviceRegistry(registry, lambda: 0), DeviceKeys(registry, open_seal(data, registry), lambda: 0)
@@ -79,9 +86,14 @@ def running_gateway(data: Path, *settings: str) -> Iterator[CoapsServer]:
     registry.close()
     gateway = GatewayProcess(data, *settings).start()
     try:
-        yield CoapsServer(*gateway.coaps, gateway.coap, gateway.mqtt, gateway.pid, gateway.log)
+        yield gateway
     finally:
         gateway.stop()
     log = gateway.log.read_text()
     assert "Traceback" not in log, log
     assert KEY not in log
+
+
+def as_clients_see(gateway: GatewayProcess) -> CoapsServer:
+    """Return a gateway as it is now."""
+    return CoapsServer(*gateway.coaps, gateway.coap, gateway.mqtt, gateway.pid, gateway.log)

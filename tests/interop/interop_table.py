@@ -9,13 +9,13 @@ from pathlib import Path
 
 import attrs
 
-from tests.interop.clients.all import CLIENTS
+from tests.interop.clients.all import CID_CLIENTS, CLIENTS
 from tests.interop.suites import SUITES, Suite
 
 PAGE = Path(__file__).parents[2] / "docs" / "interop.md"
 HEADER = "| client | version | suite | result |"
 WRITE = "WRITE_INTEROP_TABLE"
-OWN_CHOICE, OTHERS = "its own choice", "all others"
+OWN_CHOICE, OTHERS, CONNECTION_IDS = "its own choice", "all others", "Connection IDs"
 WORKS, FAILS, ABSENT = "works", "FAILS", "not offered"
 
 
@@ -33,19 +33,24 @@ class Row:
         return f"| {self.client} | {self.version} | {self.suite} | {self.result} |"
 
 
-def suite_name(suite: Suite | None) -> str:
+def suite_name(suite: Suite | str | None) -> str:
     """Return what the column says."""
+    if isinstance(suite, str):
+        return suite
     return suite.name if suite else OWN_CHOICE
 
 
 def expected_rows() -> list[tuple[str, str, str]]:
     """Return client, suite, and why it cannot be tried, or "", for every row there has to be, in order."""
     rows = []
+    with_cid = {client.name for client in CID_CLIENTS}
     for client in CLIENTS:
         rows += [(client.name, suite_name(suite), "") for suite in (None, *client.suites)]
         others = [suite.name for suite in SUITES if suite not in client.suites]
         if others:
             rows.append((client.name, others[0] if len(others) == 1 else OTHERS, client.lacks))
+        if client.name in with_cid:
+            rows.append((client.name, CONNECTION_IDS, ""))
     return rows
 
 
@@ -71,7 +76,7 @@ class InteropTable:
         self._committed = read_rows(page)
 
     @contextmanager
-    def row(self, client: str, version: str, suite: Suite | None) -> Iterator[list[str]]:
+    def row(self, client: str, version: str, suite: Suite | str | None) -> Iterator[list[str]]:
         """Give a list that takes what worked, in a few words; a block that raises is a row that fails."""
         words: list[str] = []
         result = FAILS

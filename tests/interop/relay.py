@@ -47,11 +47,14 @@ class Relay:
     *to_server* and *to_client* keep every datagram that arrived at the relay, also the *lost* ones.
     """
 
-    def __init__(self, server: tuple[str, int], *, up: Link = CLEAR, down: Link = CLEAR, seed: int = 0) -> None:
+    def __init__(
+        self, server: tuple[str, int], *, up: Link = CLEAR, down: Link = CLEAR, seed: int = 0, source: str = ""
+    ) -> None:
         self.to_server: list[bytes] = []
         self.to_client: list[bytes] = []
         self.lost = 0
         self._server = server
+        self._source = source  # the address the server sees
         self._up, self._down = up, down
         # One stream of chances a direction: what is lost on one way does not depend on the timing of the other.
         self._chances = {True: random.Random(f"{seed} up"), False: random.Random(f"{seed} down")}
@@ -62,7 +65,9 @@ class Relay:
         self._clients: dict[socket.socket, tuple[str, int]] = {}
         self._held: list[_Held] = []
         self._number = itertools.count()
+        self._ports: dict[tuple[str, int], list[int]] = {}  # that each client had, in order
         self._rebind = threading.Event()
+        self._back = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._thread.start()
@@ -73,8 +78,19 @@ class Relay:
         host, port = self._front.getsockname()
         return host, port
 
+    def become(self, link: Link) -> None:
+        """Do to datagrams what *link* says from now on, in both directions."""
+        self._up = self._down = link
+
     def rebind(self) -> None:
         """Give every client a new source port from its next datagram on, as a NAT does that forgot them."""
+        self._back = False
+        self._rebind.set()
+        self._wake.send(b"!")
+
+    def change_back(self) -> None:
+        """Give every client the source port it had before the last ``rebind``."""
+        self._back = True
         self._rebind.set()
         self._wake.send(b"!")
 
@@ -124,10 +140,21 @@ class Relay:
         self.to_server.append(data)
         way = self._ways.get(client)
         if way is None:
-            way = self._ways[client] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            way.connect(self._server)
+            way = self._ways[client] = self._make_way(client)
             self._clients[way] = client
         self._forward(True, way, data, None)
+
+    def _make_way(self, client: tuple[str, int]) -> socket.socket:
+        way = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        ports = self._ports.setdefault(client, [])
+        way.bind((self._source or "127.0.0.1", ports[-2] if self._back and len(ports) > 1 else 0))
+        way.connect(self._server)
+        ports.append(way.getsockname()[1])
+        return way
+
+    def ports_of_clients(self) -> list[list[int]]:
+        """Return the source ports that each client was given, in order."""
+        return list(self._ports.values())
 
     def _receive_from_server(self, way: socket.socket) -> None:
         try:

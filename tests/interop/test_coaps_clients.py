@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.interop.clients.all import CLIENTS
-from tests.interop.clients.client import CoapsClient
+from tests.interop.clients.client import ClientAbsent, CoapsClient
 from tests.interop.coaps_server import CoapsServer
 from tests.interop.dtls_wire import chosen_suites
-from tests.interop.interop_table import ABSENT, InteropTable, expected_rows, read_rows, suite_name
+from tests.interop.interop_table import ABSENT, CONNECTION_IDS, InteropTable, expected_rows, read_rows, suite_name
 from tests.interop.relay import Relay
 from tests.interop.suites import BY_NUMBER, Suite
 
@@ -20,7 +20,10 @@ REQUESTS = [b"one", b"two"]
 def test_a_client_posts_over_one_association(
     client: CoapsClient, suite: Suite | None, coaps: CoapsServer, interop_table: InteropTable
 ) -> None:
-    version = client.version()
+    try:
+        version = client.version()
+    except ClientAbsent as absent:
+        pytest.skip(f"NOT TESTED: {absent}")
     with interop_table.row(client.name, version, suite) as words, Relay(coaps.address) as relay:
         assert client.post(coaps.at(relay.address), suite, REQUESTS) == ["2.04"] * len(REQUESTS)
         [chosen] = chosen_suites(relay.to_client)  # one ServerHello: one association
@@ -44,4 +47,5 @@ def test_the_table_has_every_client_with_every_suite(interop_table: InteropTable
 
 def test_rows_are_named_alike() -> None:
     tried = [(client.name, suite_name(suite)) for client, suite in CASES]
-    assert tried == [(client, suite) for client, suite, lacks in expected_rows() if not lacks]
+    listed = [(client, suite) for client, suite, lacks in expected_rows() if not lacks and suite != CONNECTION_IDS]
+    assert tried == listed

@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
+from coapgw.dtls.traffic import DtlsTraffic
 from coapgw.http.access import AdminToken
 from coapgw.http.api import ApiParts, make_table
 from coapgw.http.jobs import KeyJobs
@@ -127,9 +128,10 @@ class Api:
         ids = itertools.count(1)
         self.jobs = KeyJobs(keys, lambda: self.now_ms, lambda size: next(ids).to_bytes(size, "big"))
         self.obstacles: list[str] = []
+        self.traffic = DtlsTraffic()
         self.table: OperationTable = make_table(
             ApiParts(
-                *(registry, self.last_seen, keys, self.jobs, kept.templates, kept.savings),
+                *(registry, self.last_seen, self.traffic, keys, self.jobs, kept.templates, kept.savings),
                 lambda: self.obstacles,
                 lambda: b"metrics 1\n",
             )

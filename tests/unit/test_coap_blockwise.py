@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coapgw.coap.blockwise import BlockwiseLimits, BlockwiseSite
+from coapgw.coap.blockwise import COST_BYTES, BlockwiseLimits, BlockwiseSite
 from coapgw.coap.codec import (
     BLOCK1,
     BLOCK2,
@@ -227,7 +227,7 @@ def test_an_unfinished_body_is_forgotten_in_time() -> None:
 
 
 def test_memory_is_bounded_in_all_and_for_each_endpoint() -> None:
-    rig = Rig(total_bytes=1024, uploads_per_endpoint=2)
+    rig = Rig(total_bytes=1024 + 2 * COST_BYTES, uploads_per_endpoint=2)
     for number in range(5):
         assert rig.block(0, True, 0, bytes(16), (REQUEST_TAG, bytes((number,)))) == CONTINUE
     assert len(rig.site.uploads) == 2
@@ -236,6 +236,18 @@ def test_memory_is_bounded_in_all_and_for_each_endpoint() -> None:
     assert rig.block(0, True, 6, bytes(1024), source=OTHER) == CONTINUE
     assert rig.site.uploads.held_bytes <= 1024
     assert rig.site.counters.dropped == 5
+
+
+def test_many_small_transfers_are_bounded_by_what_each_costs() -> None:
+    rig = Rig(total_bytes=100 * COST_BYTES, answer_bytes=100 * COST_BYTES)
+    rig.inner.answer = (CONTENT, encode_body(payload=bytes(20)))
+    for number in range(300):
+        source = (DEVICE[0], 6000 + number)
+        assert rig.block(0, True, 0, bytes(16), source=source) == CONTINUE
+        assert rig.block(1, False, 0, b"end", source=source) == CONTENT  # the finished ones cost, too
+        rig.send([(BLOCK2, b"")], code=POST, source=source)
+    assert len(rig.site.uploads) <= 100
+    assert len(rig.site._answers) <= 100
 
 
 def test_a_stranger_costs_nothing() -> None:

@@ -399,7 +399,7 @@ def test_an_endpoint_with_too_many_unanswered_requests_is_not_heard() -> None:
 
 
 def test_endpoints_are_bounded_and_the_idlest_go() -> None:
-    rig = Rig(changed, MessagingLimits(endpoints=100))
+    rig = Rig(changed, MessagingLimits(endpoints=100, endpoints_per_host=1000))
     for port in range(1000):
         rig.receive(datagram(payload=b"x"), (DEVICE[0], port))
     assert rig.layer.endpoints == 100

@@ -140,12 +140,6 @@ def test_what_is_not_there_is_4_04_and_what_cannot_be_done_4_05() -> None:
     assert server.ask(POST, b".well-known", b"core")[1] == coap.METHOD_NOT_ALLOWED
 
 
-def test_a_proxy_request_is_5_05() -> None:
-    server = Server()
-    assert server.ask(GET, options=option(35, b"coap://elsewhere/"))[1] == coap.PROXYING_NOT_SUPPORTED
-    assert server.ask(GET, options=option(39, b"coap"))[1] == coap.PROXYING_NOT_SUPPORTED
-
-
 def test_the_links_of_visible_resources_are_told_to_devices_only() -> None:
     server = Server()
     assert server.ask(GET, b".well-known", b"core") == b'\x60\x45\x00\x01\xc1\x28\xff</greeting>;title="greeting"'

@@ -165,6 +165,8 @@ def test_a_key_has_the_same_name_in_the_tree() -> None:
         ("bootstrap.terms_accepted=false", "bootstrap.terms_accepted", False),
         ("limits.device_rate=0.5", "limits.device_rate", 0.5),
         ("limits.device_rate=7", "limits.device_rate", 7),
+        ("limits.network_rate=0.5", "limits.network_rate", 0.5),
+        ('coap.trusted_networks=["10.0.0.0/8"]', "coap.trusted_networks", (ipaddress.ip_network("10.0.0.0/8"),)),
     ],
 )
 def test_a_right_value_is_taken(override: str, key: str, value: object) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Hashable
 
 import pytest
 
-from coapgw.dtls.association import CipherCache
+from coapgw.dtls.association import AeadAssociation, CipherCache
 from coapgw.dtls.cid import CidAssociation, ConnectionIds
 from coapgw.dtls.openssl import AEAD_SUITES
-from coapgw.dtls.records import ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, TLS12_CID, split
+from coapgw.dtls.records import ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, TLS12_CID, sequence_of, split
 from coapgw.dtls.table import AssociationLimits
 from coapgw.model import Credential
 from tests.unit.dtls_peers import ADDRESS, AEAD, CBC, ICCID, SECRET, CidClient, Client, Server, is_with_cid
@@ -269,6 +269,103 @@ def test_noise_with_connection_ids_is_counted_and_nothing_else() -> None:
     client.send(b"fine")
     assert client.received == [b"echo fine"]
     assert {one.iccid for one in server.table.all()} == {ICCID}
+
+
+@pytest.mark.parametrize("with_cid", [True, False])
+def test_a_forged_record_is_tried_once(with_cid: bool) -> None:
+    server = Server(cid_bytes=CID_BYTES)
+    client = (CidClient(server) if with_cid else Client(server)).connect()
+    (association,) = server.table.all()
+    assert isinstance(association, AeadAssociation)
+    client.send(b"data")
+    record = bytearray(client.sealed(b"more") if isinstance(client, CidClient) else client.engine.seal(b"more"))
+    record[-1] ^= 1
+    assert server.receive(bytes(record)) == []
+    assert association.failures == server.counters.refused == server.counters.forged == 1
+    again = client.sealed(b"again") if isinstance(client, CidClient) else client.engine.seal(b"again")
+    server.receive(again)
+    server.receive(again)
+    assert (server.counters.refused, server.counters.forged, server.counters.replayed) == (2, 1, 1)
+    assert server.counters.malformed == 0
+
+
+@pytest.mark.parametrize("silence", [300.0, 3600.0, 86_400.0])
+def test_a_device_that_was_silent_goes_on_from_another_address(silence: float) -> None:
+    """Networks forget a mapping within minutes: nothing here does, up to ``coaps.idle_seconds``."""
+    server, client = connected()
+    client.send(b"before")
+    server.now += silence
+    server.front.handle_timer(server.now)
+    client.address = ELSEWHERE
+    client.send(b"after")
+    assert client.received == [b"echo before", b"echo after"]
+    assert server.counters.established == 1
+    server.now += AssociationLimits().idle_seconds
+    server.front.handle_timer(server.now)
+    assert server.texts == [b"before", b"after"]
+    assert client.engine.peer_cid not in server.table.by_cid
+
+
+def test_a_record_from_elsewhere_during_a_handshake_changes_nothing() -> None:
+    """The handshake belongs to its address: what comes with its CID from another one is nobody's."""
+    server = Server(cid_bytes=CID_BYTES)
+    client = CidClient(server)
+    ((request, _),) = server.receive(client.first_flight()[0])
+    ((hello_done, _),) = server.receive(client.take(request)[0])
+    *before, finished = (record for d in client.take(hello_done) for record in split(d, CID_BYTES))
+    for record in before:
+        assert server.receive(record) == []
+    assert server.receive(finished, ELSEWHERE) == []
+    assert server.counters.unknown_cid == 1
+    assert server.front.half_open == 1
+    assert server.counters.established == 0
+    ((last_flight, _),) = server.receive(finished)
+    client.take(last_flight)
+    client.send(b"data")
+    assert client.received == [b"echo data"]
+
+
+def test_what_an_eavesdropper_repeats_from_elsewhere_diverts_nothing() -> None:
+    """An old record again moves nothing; one that it was quicker with does, until the device is heard: RFC 9146, 6."""
+    server, client = connected()
+    seen = [client.sealed(b"one"), client.sealed(b"two")]
+    for record in seen:
+        server.receive(record)
+    for record in seen:
+        assert server.receive(record, ELSEWHERE) == []
+    held_back = client.sealed(b"three")
+    ((answer, address),) = server.receive(held_back, ELSEWHERE)
+    assert address == ELSEWHERE  # at most three times what came from there
+    assert len(answer) <= 3 * len(held_back)
+    assert server.receive(held_back) == []
+    client.send(b"four")
+    assert client.received == [b"echo four"]
+    (association,) = server.table.all()
+    assert association.address == ADDRESS
+
+
+def test_no_number_is_sealed_with_two_contents_whatever_is_lost() -> None:
+    """The last flight is repeated eight times: every record to the client has a number of its own."""
+    server = Server(cid_bytes=CID_BYTES)
+    client = CidClient(server)
+    sealed: list[bytes] = []
+
+    def lost(datagram: bytes) -> list[bytes]:
+        records = split(datagram, len(client.cid))
+        sealed.extend(record for record in records if is_with_cid(record))
+        return [] if datagram[0] == CHANGE_CIPHER_SPEC else [datagram]
+
+    client.exchange(client.first_flight(), lost)
+    client.association.write_sequence = 1
+    for _ in range(10):
+        for answer, _ in server.receive(client.association.seal(HANDSHAKE, b"\x14 Finished")):
+            lost(answer)
+    server.front.seal([(b"data", one) for one in server.table.all()])
+    for answer, _ in server.front.datagrams_to_send():
+        lost(answer)
+    numbers = [sequence_of(record) for record in sealed]
+    assert len(numbers) == 10  # the flight, eight repeats, and data
+    assert len(set(numbers)) == len(numbers)
 
 
 def test_peers_that_are_half_open_have_different_connection_ids() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from coapgw.dtls.admission import HandshakeLimits
 from coapgw.dtls.association import AeadAssociation, CipherCache
-from coapgw.dtls.handshake import REPEAT_SECONDS
+from coapgw.dtls.handshake import LARGEST_SHIFT, REPEAT_SECONDS
 from coapgw.dtls.openssl import AEAD_SUITES, SUITES
-from coapgw.dtls.records import APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, split
+from coapgw.dtls.records import APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, sequence_of, split
 from coapgw.dtls.suites import derive_keys, suite_of
 from coapgw.dtls.table import AssociationLimits
 from coapgw.model import Credential
@@ -492,6 +492,24 @@ def test_noise_is_counted_and_nothing_else() -> None:
     assert server.counters.malformed
     assert server.front.half_open == 0
     assert server.front.next_timer() is None
+
+
+@pytest.mark.parametrize("hello", [1, 7, 2**48 - 1])
+def test_our_flights_are_numbered_from_the_hello_on(hello: int) -> None:
+    """RFC 6347 section 4.2.1: what a HelloVerifyRequest had is not had again, however often a hello was repeated."""
+    server = Server()
+    client = Client(server)
+    ((request, _),) = server.receive(client.first_flight()[0])
+    (second,) = client.take(request)
+    ((flight, _),) = server.receive(second[:5] + hello.to_bytes(6, "big") + second[11:])
+    numbers = [sequence_of(record) for record in split(flight)]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert numbers[0] == min(hello, LARGEST_SHIFT)
+    if hello > LARGEST_SHIFT:
+        return  # nothing newer can come from such a client
+    client.exchange(client.take(flight))
+    client.send(b"data")
+    assert client.received == [b"echo data"]
 
 
 @pytest.mark.parametrize("suite", [AEAD, CBC])

@@ -83,6 +83,13 @@ def test_device_shows_when_it_was_last_heard(api: Api) -> None:
     assert api.ask("GET", "/v1/devices").json["items"][0]["lastSeenAt"] == "2023-11-14T22:13:20.001Z"
 
 
+def test_a_device_is_shown_with_what_it_sent_and_was_sent(api: Api) -> None:
+    api.ask("POST", "/v1/devices", {"iccid": ONE})
+    assert "wireBytes" not in api.ask("GET", f"/v1/devices/{ONE}").json
+    api.traffic.took(ONE, 720)
+    assert api.ask("GET", f"/v1/devices/{ONE}").json["wireBytes"] == {"received": 720, "sent": 0}
+
+
 def test_list_goes_on_page_by_page(api: Api) -> None:
     api.registry.import_all([Device(iccid(number), name=f"n{number}") for number in range(1, 8)])
     found, query = [], "limit=3"

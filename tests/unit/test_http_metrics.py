@@ -23,6 +23,7 @@ from coapgw.metrics import (
     HttpCounters,
     MessagingCounters,
     SocketCounters,
+    SourceCounters,
     SpoolCounters,
     UplinkCounters,
 )
@@ -31,6 +32,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding
 KINDS: dict[str, Any] = {
     "coap": MessagingCounters,
     "blockwise": BlockwiseCounters,
+    "source": SourceCounters,
     "udp": SocketCounters,
     "dtls": DtlsCounters,
     "bootstrap": BootstrapCounters,
@@ -43,7 +45,9 @@ KINDS: dict[str, Any] = {
 GAUGES = (
     "ready",
     "dtls_associations",
+    "dtls_associations_with_cid",
     "dtls_half_open",
+    "observations",
     "devices",
     "spool_fill_ratio",
     "mqtt_clients",

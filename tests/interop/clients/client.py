@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[3]
 INSTALLED = ROOT / ".cache" / "interop"
 """Where `tests/interop/clients/install` puts what is no Debian package."""
 PATIENCE = 15.0
+SILENCE = "silence"  # in place of a code: no answer, however often the request was repeated
 _COMPILING = threading.Lock()
 
 
@@ -32,13 +33,32 @@ class CoapsClient(Protocol):
     lacks: str  # why it has not the others
 
     def version(self) -> str:
-        """Return the version of what is installed; raises FileNotFoundError with what to install."""
+        """Return the version of what is installed; raises FileNotFoundError with what to install, or ClientAbsent."""
 
     def post(self, server: CoapsServer, suite: Suite | None, payloads: Sequence[bytes]) -> list[str]:
         """POST each payload to "/", if it can over one association; return the codes of the answers, such as "2.04".
 
         Offers *suite* alone, or with None what it offers by itself.
         """
+
+
+class CidClient(CoapsClient, Protocol):
+    """One that has Connection IDs (RFC 9146)."""
+
+    def with_cid(self, size: int | None) -> CidClient:
+        """Return one that asks for a Connection ID and wants one of *size* bytes; None: that asks for none."""
+
+    def post_between(
+        self, server: CoapsServer, suite: Suite | None, payloads: Sequence[bytes], between: Callable[[], None]
+    ) -> list[str]:
+        """POST over one association, calling *between* between two; "silence" for a request without an answer.
+
+        Raises ConnectionError with what the library said.
+        """
+
+
+class ClientAbsent(Exception):
+    """A client that a machine may be without: what it needs."""
 
 
 def program(name: str, package: str) -> str:
@@ -75,6 +95,37 @@ def _compile_if_changed(built: Path, text: Path, package: str, arguments: Sequen
     if done.returncode != 0:
         raise FileNotFoundError(f"{text.name} does not compile: apt-get install {package}\n{done.stderr}")
     unfinished.replace(built)
+
+
+def post_by_lines(command: Sequence[str], payloads: Sequence[bytes], between: Callable[[], None]) -> list[str]:
+    """Run a program that prints a code a line, and waits for a line between two payloads; return the codes.
+
+    Calls *between* before each such line.  Raises ConnectionError with what the program said when it failed.
+    """
+    pipe = subprocess.PIPE
+    full = [*command, *(payload.decode() for payload in payloads)]
+    with subprocess.Popen(full, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            codes = [process.stdout.readline().strip()]
+            for _ in payloads[1:]:
+                if not codes[-1]:
+                    break
+                between()
+                process.stdin.write("\n")
+                process.stdin.flush()
+                codes.append(process.stdout.readline().strip())
+            _, complaint = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    if process.returncode != 0:
+        raise ConnectionError(complaint)
+    return codes
+
+
+def nothing() -> None:
+    """Do nothing between two payloads."""
 
 
 def code_text(code: int) -> str:

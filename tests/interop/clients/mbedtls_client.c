@@ -1,9 +1,11 @@
-/* A DTLS client on mbedTLS: POSTs to "/" over one association and prints the code of every answer.
+/* A DTLS client on mbedTLS: POSTs to "/" over one association and prints the code of every answer, or "silence".
  *
- *     mbedtls_client HOST PORT IDENTITY KEY SUITE FIRST_TIMEOUT_MS PAYLOAD...
+ *     mbedtls_client HOST PORT IDENTITY KEY SUITE FIRST_TIMEOUT_MS TRIES CID_BYTES PAYLOAD...
  *
  * SUITE is mbedTLS's name for it, or "any".  Flights are repeated after FIRST_TIMEOUT_MS, doubling up to 256 times that;
- * a request is repeated likewise, up to 12 times, with the same Message ID.  Ends with 0 when every request was answered.
+ * a request is repeated likewise, up to TRIES times, with the same Message ID.  CID_BYTES is how long a Connection ID it
+ * wants of its own: -1, it asks for none; 0, it takes one and wants none (mbedTLS 3).  Between two payloads it waits for a
+ * line on stdin.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +19,10 @@
 #include <mbedtls/timing.h>
 #include <mbedtls/version.h>
 
-#define TRIES 12
+#if MBEDTLS_VERSION_MAJOR >= 3
+#include <psa/crypto.h>
+#endif
+
 #define LONGEST_TIMEOUT_MS 1600 /* between two tries of a request */
 
 static void check(const char *what, int result)
@@ -38,12 +43,13 @@ static size_t request(unsigned char *out, unsigned id, const char *payload)
     return sizeof header + strlen(payload);
 }
 
-/* Sends one request until it is answered; returns the code. */
-static int ask(mbedtls_ssl_context *ssl, mbedtls_ssl_config *config, unsigned id, const char *payload, uint32_t timeout)
+/* Sends one request until it is answered; returns the code, -1 if it was not. */
+static int ask(mbedtls_ssl_context *ssl, mbedtls_ssl_config *config, unsigned id, const char *payload, uint32_t timeout,
+               int most)
 {
     unsigned char out[1024], in[2048];
     size_t size = request(out, id, payload);
-    for (int tries = 0; tries < TRIES; tries++) {
+    for (int tries = 0; tries < most; tries++) {
         check("write", mbedtls_ssl_write(ssl, out, size));
         mbedtls_ssl_conf_read_timeout(config, timeout);
         int got;
@@ -54,18 +60,32 @@ static int ask(mbedtls_ssl_context *ssl, mbedtls_ssl_config *config, unsigned id
             check("read", got);
         timeout = timeout < LONGEST_TIMEOUT_MS ? 2 * timeout : timeout;
     }
-    fprintf(stderr, "no answer\n");
+    return -1;
+}
+
+/* Asks for Connection IDs (RFC 9146), and for one of so many bytes in records to us. */
+static void want_connection_id(mbedtls_ssl_context *ssl, mbedtls_ssl_config *config, int size)
+{
+#if MBEDTLS_VERSION_MAJOR >= 3
+    const unsigned char own[] = "a connection id of the client";
+    check("length of CIDs", mbedtls_ssl_conf_cid(config, (size_t)size, MBEDTLS_SSL_UNEXPECTED_CID_IGNORE));
+    check("CID", mbedtls_ssl_set_cid(ssl, MBEDTLS_SSL_CID_ENABLED, own, (size_t)size));
+#else
+    (void)ssl, (void)config, (void)size;
+    fprintf(stderr, "this mbedTLS has no Connection IDs as RFC 9146 has them\n");
     exit(1);
+#endif
 }
 
 int main(int count, char **arguments)
 {
-    if (count < 8) {
+    if (count < 10) {
         puts(MBEDTLS_VERSION_STRING);
         return count > 1;
     }
     const char *host = arguments[1], *port = arguments[2], *identity = arguments[3], *key = arguments[4];
     uint32_t timeout = (uint32_t)atoi(arguments[6]);
+    int most = atoi(arguments[7]), cid_bytes = atoi(arguments[8]);
     mbedtls_net_context net;
     mbedtls_entropy_context entropy;
     mbedtls_ctr_drbg_context random;
@@ -74,6 +94,9 @@ int main(int count, char **arguments)
     mbedtls_timing_delay_context timer;
     int suites[2] = {mbedtls_ssl_get_ciphersuite_id(arguments[5]), 0};
 
+#if MBEDTLS_VERSION_MAJOR >= 3
+    check("PSA", psa_crypto_init() == PSA_SUCCESS ? 0 : -1);
+#endif
     mbedtls_net_init(&net);
     mbedtls_entropy_init(&entropy);
     mbedtls_ctr_drbg_init(&random);
@@ -90,6 +113,8 @@ int main(int count, char **arguments)
     if (strcmp(arguments[5], "any"))
         mbedtls_ssl_conf_ciphersuites(&config, suites);
     check("setup", mbedtls_ssl_setup(&ssl, &config));
+    if (cid_bytes >= 0)
+        want_connection_id(&ssl, &config, cid_bytes);
     mbedtls_ssl_set_bio(&ssl, &net, mbedtls_net_send, NULL, mbedtls_net_recv_timeout);
     mbedtls_ssl_set_timer_cb(&ssl, &timer, mbedtls_timing_set_delay, mbedtls_timing_get_delay);
     int done;
@@ -97,9 +122,16 @@ int main(int count, char **arguments)
         done = mbedtls_ssl_handshake(&ssl);
     while (done == MBEDTLS_ERR_SSL_WANT_READ || done == MBEDTLS_ERR_SSL_WANT_WRITE);
     check("handshake", done);
-    for (int number = 7; number < count; number++) {
-        int code = ask(&ssl, &config, 0x3100u + (unsigned)number, arguments[number], timeout);
-        printf("%d.%02d\n", code >> 5, code & 31);
+    char line[16];
+    for (int number = 9; number < count; number++) {
+        if (number > 9 && !fgets(line, sizeof line, stdin))
+            clearerr(stdin); /* nobody there who wants to be waited for */
+        int code = ask(&ssl, &config, 0x3100u + (unsigned)number, arguments[number], timeout, most);
+        if (code < 0)
+            puts("silence");
+        else
+            printf("%d.%02d\n", code >> 5, code & 31);
+        fflush(stdout);
     }
     mbedtls_ssl_close_notify(&ssl);
     return 0;

@@ -1,12 +1,11 @@
-"""A small client on pion/dtls (``pion/main.go``), the one stack here that has Connection IDs (RFC 9146)."""
+"""A small client on pion/dtls (``pion/main.go``), which has Connection IDs (RFC 9146)."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.interop.clients.client import INSTALLED, PATIENCE, first_number
+from tests.interop.clients.client import INSTALLED, first_number, nothing, post_by_lines
 from tests.interop.coaps_server import CoapsServer
 from tests.interop.suites import SUITES, Suite
 
@@ -30,31 +29,21 @@ class PionClient:
         _program()
         return first_number(MODULE.read_text().partition("require github.com/pion/dtls/v3")[2])
 
-    def post(
-        self,
-        server: CoapsServer,
-        suite: Suite | None,
-        payloads: Sequence[bytes],
-        between: Callable[[], None] = lambda: None,
+    def with_cid(self, size: int | None) -> PionClient:
+        """Return one that wants a Connection ID of so many bytes; None: that asks for none."""
+        return PionClient(size)
+
+    def post(self, server: CoapsServer, suite: Suite | None, payloads: Sequence[bytes]) -> list[str]:
+        """POST over one association; raises ConnectionError with what pion said."""
+        return self.post_between(server, suite, payloads, nothing)
+
+    def post_between(
+        self, server: CoapsServer, suite: Suite | None, payloads: Sequence[bytes], between: Callable[[], None]
     ) -> list[str]:
         """POST over one association, calling *between* between two; raises ConnectionError with what pion said."""
         command = [str(_program()), f"{server.host}:{server.port}", server.identity, server.key]
         command += [str(suite.number if suite else 0), str(self._connection_id_bytes)]
-        command += [payload.decode() for payload in payloads]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            codes = [process.stdout.readline().strip()]
-            for _ in payloads[1:]:
-                between()
-                process.stdin.write("\n")
-                process.stdin.flush()
-                codes.append(process.stdout.readline().strip())
-            _, complaint = process.communicate(timeout=PATIENCE)
-        if process.returncode != 0:
-            raise ConnectionError(complaint)
-        return codes
+        return post_by_lines(command, payloads, between)
 
 
 def _program() -> Path:

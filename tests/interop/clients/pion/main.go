@@ -1,15 +1,17 @@
-// A DTLS client on pion: POSTs to "/" over one association and prints the code of every answer.
+// A DTLS client on pion: POSTs to "/" over one association and prints the code of every answer, or "silence".
 //
 //	pion HOST:PORT IDENTITY KEY SUITE CID_BYTES PAYLOAD...
 //
 // SUITE is a number, 0 for all it has.  CID_BYTES is how long a Connection ID it wants of its own: -1, it asks for none;
-// 0, it takes one and wants none.  Between two payloads it waits for a line on stdin.
+// 0, it takes one and wants none.  Between two payloads it waits for a line on stdin.  Flights and requests are repeated
+// after 250 ms, 500 ms, and so on.
 package main
 
 import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"net"
@@ -20,7 +22,11 @@ import (
 	"github.com/pion/dtls/v3"
 )
 
-const patience = 5 * time.Second
+const (
+	patience     = 30 * time.Second // with a handshake
+	tries        = 5                // of a request
+	firstTimeout = 250 * time.Millisecond
+)
 
 func number(text string) int {
 	value, err := strconv.Atoi(text)
@@ -34,19 +40,27 @@ func check(err error) {
 	}
 }
 
-func ask(connection net.Conn, id byte, payload string) byte {
+func ask(connection net.Conn, id byte, payload string) string {
 	header := []byte{0x42, 0x02, 0x41, id, 'p', id}
-	_, err := connection.Write(append(append(append([]byte{}, header...), 0xff), payload...))
-	check(err)
-	check(connection.SetReadDeadline(time.Now().Add(patience)))
+	request := append(append(append([]byte{}, header...), 0xff), payload...)
 	answer := make([]byte, 2048)
-	for {
-		size, err := connection.Read(answer)
+	for try, timeout := 0, firstTimeout; try < tries; try, timeout = try+1, 2*timeout {
+		_, err := connection.Write(request)
 		check(err)
-		if size >= 6 && bytes.Equal(answer[2:6], header[2:]) {
-			return answer[1]
+		check(connection.SetReadDeadline(time.Now().Add(timeout)))
+		for {
+			size, err := connection.Read(answer)
+			var late net.Error
+			if errors.As(err, &late) && late.Timeout() {
+				break
+			}
+			check(err)
+			if size >= 6 && bytes.Equal(answer[2:6], header[2:]) {
+				return fmt.Sprintf("%d.%02d", answer[1]>>5, answer[1]&31)
+			}
 		}
 	}
+	return "silence"
 }
 
 func main() {
@@ -64,6 +78,7 @@ func main() {
 			dtls.TLS_PSK_WITH_AES_128_GCM_SHA256, dtls.TLS_PSK_WITH_AES_128_CBC_SHA256,
 			dtls.TLS_ECDHE_PSK_WITH_AES_128_CBC_SHA256,
 		},
+		FlightInterval: firstTimeout,
 	}
 	if suite := number(os.Args[4]); suite != 0 {
 		config.CipherSuites = []dtls.CipherSuiteID{dtls.CipherSuiteID(suite)}
@@ -83,8 +98,7 @@ func main() {
 		if at > 0 {
 			lines.Scan()
 		}
-		code := ask(connection, byte(at+1), payload)
-		fmt.Printf("%d.%02d\n", code>>5, code&31)
+		fmt.Println(ask(connection, byte(at+1), payload))
 	}
 	check(connection.Close())
 }
