@@ -184,6 +184,7 @@ class BootstrapResource(resource.CoAPResource):  # type: ignore[misc] # txThings
 
         def told(outcome: bytes | Exception) -> None:
             if isinstance(outcome, bytes):
+                exchange.trust_source()  # by ``bootstrap.networks``; firmware that bootstraps knows no Echo
                 exchange.respond(CONTENT, encode_body(payload=outcome))
             else:
                 exchange.respond(*bootstrap_answer_to(outcome))
