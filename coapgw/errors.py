@@ -146,6 +146,10 @@ class SpoolFailing(StorageError):
     """The disk refused a commit; the messages of that commit are not stored."""
 
 
+class SpoolDamaged(SpoolFailing):
+    """The spool's file is no database any more; what was in it is not to be had from here."""
+
+
 class ConfigurationInvalid(CoapgwError):
     """Every mistake of a configuration at once, one line each, for an operator."""
 

@@ -160,6 +160,7 @@ class SpoolCounters:
     committed: int = 0
     failed_commits: int = 0
     failed_reads: int = 0  # of messages on their way out
+    replaced: int = 0  # files that were damaged
     settled: int = 0
 
 

@@ -100,6 +100,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "spool_committed": "Messages brought to disk",
     "spool_failed_commits": "Transactions the disk refused",
     "spool_failed_reads": "Reads the disk refused",
+    "spool_replaced": "Times the file was damaged, and another one took its place",
     "spool_settled": "Messages deleted, because every subscriber has them",
     "mqtt_connections": "MQTT clients that connected",
     "mqtt_refused_connections": "MQTT clients refused: too many, or a CONNECT that was not accepted",

@@ -22,12 +22,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from coapgw.errors import SpoolFailing, SpoolFull, StorageError
+from coapgw.errors import SpoolDamaged, SpoolFailing, SpoolFull, StorageError
 from coapgw.interfaces import Answer, ISpool
 from coapgw.metrics import Histogram, SpoolCounters
 from coapgw.model import Introduction, Outgoing, Spooled
 from coapgw.storage.dead_letters import DeadLetter, Request, Wish
-from coapgw.storage.spool_file import OVERHEAD_BYTES, SpoolFile, runs
+from coapgw.storage.spool_file import OVERHEAD_BYTES, SpoolFile, open_or_replace, runs
 
 GROUP_LIMIT: Final = 2_000  # messages in one transaction: some 10 ms
 WAITING_MESSAGES: Final = 100_000  # appended, but not on disk yet; beyond either the disk is too slow for what comes
@@ -315,6 +315,16 @@ class Spool:
                 self._expect_calm()
             result.callback(messages)
 
+    def was_replaced(self, aside: Path) -> None:
+        """Take note that the file was damaged and is another one now; in the reactor's thread."""
+        self.counters.replaced += 1
+        self.log.error(
+            "the spool {path} was damaged: it is {aside} now, and an empty one takes its place; what waited in it is "
+            "not published unless somebody recovers it (docs/reliability.md)",
+            path=self._file.path,
+            aside=aside,
+        )
+
     # ------------------------------------------------------------------ health and end
 
     def is_healthy(self) -> bool:
@@ -497,6 +507,8 @@ class Writer:
         """
         try:
             return act()
+        except SpoolDamaged as damaged:
+            return self._attempt_anew(act, damaged)
         except StorageError as refused:
             return refused
         except Exception as mistake:  # noqa: BLE001 - whatever it is, devices are to be told
@@ -504,10 +516,22 @@ class Writer:
             failure.__cause__ = mistake
             return failure
 
+    def _attempt_anew(self, act: Callable[[], T], damaged: SpoolDamaged) -> T | StorageError:
+        """Have another file in the place of the damaged one, and try once more."""
+        try:
+            self._report(self._spool.was_replaced, self._file.replace(self._spool.last_place()))
+            return act()
+        except StorageError:
+            return damaged
+
 
 def open_spool(path: Path, reactor: Any, max_bytes: int, counters: SpoolCounters | None = None) -> Spool:
     """Open the spool at *path* and start its writer.  Raises StorageError."""
-    return Spool(SpoolFile(path), reactor, max_bytes, counters=counters)
+    file, aside = open_or_replace(path, time.time_ns() // 1_000_000)
+    spool = Spool(file, reactor, max_bytes, counters=counters)
+    if aside is not None:
+        spool.was_replaced(aside)
+    return spool
 
 
 def _in_thread(run: Callable[[], None]) -> Callable[[], None]:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import IO, Final
 
 import attrs
 
-from coapgw.errors import SpoolFailing, StorageError
+from coapgw.errors import SpoolDamaged, SpoolFailing, StorageError
 from coapgw.model import Spooled
 from coapgw.storage.dead_letters import REQUESTS_AT_ONCE, DeadLetter, Request, Wish, read_requests, write_requests
 
@@ -62,7 +63,7 @@ class SpoolFile:
 
     def __init__(self, path: Path) -> None:
         """Open the spool at *path*, or make an empty one."""
-        self._path = path
+        self.path = path
         self._lock = _locked(path.with_suffix(".lock"))
         with contextlib.ExitStack() as opened:
             opened.callback(self._lock.close)
@@ -71,8 +72,25 @@ class SpoolFile:
                 opened.callback(self._database.close)
                 self._prepare()
             except (sqlite3.Error, OSError) as refused:
-                raise StorageError(f"the spool {path} cannot be used: {refused}") from None
+                kind = SpoolDamaged if _is_damage(refused) else StorageError
+                raise kind(f"the spool {path} cannot be used: {refused}") from None
             opened.pop_all()
+
+    def replace(self, highest: int) -> Path:
+        """Set the damaged file aside and go on with an empty one, whose places begin behind *highest*.
+
+        Return where it is now.  Raises StorageError.
+        """
+        try:
+            with contextlib.suppress(sqlite3.Error):
+                self._database.close()
+            aside = set_aside(self.path)
+            self._database = _opened(self.path)
+            self._prepare()
+            self.begin_behind(highest)
+        except (sqlite3.Error, OSError) as refused:
+            raise StorageError(f"the spool {self.path} cannot be replaced: {refused}") from None
+        return aside
 
     def _prepare(self) -> None:
         database = self._database
@@ -85,7 +103,7 @@ class SpoolFile:
         database.execute("PRAGMA journal_size_limit=67108864")
         database.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
         if version > SCHEMA_VERSION:
-            raise StorageError(f"the spool {self._path} was written by a newer coapgw (version {version})")
+            raise StorageError(f"the spool {self.path} was written by a newer coapgw (version {version})")
         for number in range(version + 1, SCHEMA_VERSION + 1):
             script = files("coapgw.storage").joinpath(f"schema/spool-{number}.sql").read_text()
             database.executescript(f"BEGIN; {script} COMMIT;")
@@ -96,9 +114,16 @@ class SpoolFile:
         self.dead_bytes: int
         totals = database.execute("SELECT messages, bytes, reserved, dead_messages, dead_bytes FROM totals").fetchone()
         if totals is None:
-            raise StorageError(f"the spool {self._path} is damaged: its totals are missing")
+            raise SpoolDamaged(f"the spool {self.path} is damaged: its totals are missing")
         self.messages, self.bytes, self.reserved, self.dead_messages, self.dead_bytes = totals
         self.first_place = self.reserved + 1
+
+    def begin_behind(self, highest: int) -> None:
+        """Give no place up to *highest* again.  Raises SpoolFailing."""
+        with self._failing():
+            self._database.execute("UPDATE totals SET reserved=?", (highest,))
+        self.reserved = highest
+        self.first_place = highest + 1
 
     @property
     def held_bytes(self) -> int:
@@ -218,7 +243,40 @@ class SpoolFile:
                     raise  # a mistake of our own
                 # On a full disk this empties the write-ahead log, and the next commit may have room again.
                 self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            raise SpoolFailing(f"the spool {self._path}: {failure}") from None
+            kind = SpoolDamaged if _is_damage(failure) else SpoolFailing
+            raise kind(f"the spool {self.path}: {failure}") from None
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Return whether SQLite says that this is no database, or none any more."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged spool another name, with what SQLite has beside it; return the name.  Raises OSError."""
+    aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+    for suffix in ("-wal", "-shm", ""):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def open_or_replace(path: Path, now_ms: int) -> tuple[SpoolFile, Path | None]:
+    """Open the spool at *path*; if it is damaged, set it aside and begin an empty one.
+
+    Return it, and where the damaged one is now.  Its places are not known any more: those of the new one begin behind
+    the milliseconds since the epoch, where no spool has come by counting.  Raises StorageError.
+    """
+    try:
+        return SpoolFile(path), None
+    except SpoolDamaged:
+        try:
+            aside = set_aside(path)
+        except OSError as refused:
+            raise StorageError(f"the damaged spool {path} cannot be set aside: {refused.strerror}") from None
+        file = SpoolFile(path)
+        file.begin_behind(now_ms)
+        return file, aside
 
 
 def runs(places: Iterable[int]) -> list[tuple[int, int]]:

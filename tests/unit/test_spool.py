@@ -24,7 +24,15 @@ from coapgw.interfaces import ISpool
 from coapgw.model import Introduction, Outgoing, Spooled
 from coapgw.storage.dead_letters import Wish, dead_letters, open_requests, write_requests
 from coapgw.storage.spool import CALM_SECONDS, GATHER_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, Spool, open_spool
-from coapgw.storage.spool_file import OVERHEAD_BYTES, RESERVE_PLACES, SpoolFile, SpoolStatus, runs, spool_status
+from coapgw.storage.spool_file import (
+    OVERHEAD_BYTES,
+    RESERVE_PLACES,
+    SpoolFile,
+    SpoolStatus,
+    open_or_replace,
+    runs,
+    spool_status,
+)
 
 ICCID = "8988280666000000017"
 ROOM = 1 << 30
@@ -574,4 +582,50 @@ def test_what_an_operator_wants_done_is_done_at_the_next_look(tmp_path: Path) ->
     assert [(message.place, message.message_id) for message in rig.groups[1]] == [(5, "id0"), (6, "id2")]
     assert [letter.message_id for letter in dead_letters(rig.path)] == ["id3"]
     assert open_requests(rig.path) == 0
+    rig.close()
+
+
+def damaged_in(place: Path) -> list[Path]:
+    return sorted(path for path in place.iterdir() if ".damaged-" in path.name)
+
+
+@pytest.mark.parametrize("content", [b"no database " * 200, b"SQLite format 3\0" + b"\xff" * 4000])
+def test_damaged_spool_is_set_aside_at_the_start(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "spool.db"
+    path.write_bytes(content)
+    with capturedLogs() as logged:
+        file, aside = open_or_replace(path, 1_700_000_000_000)
+    assert logged == []  # who opens it says so
+    assert damaged_in(tmp_path) == [aside]
+    assert aside is not None
+    assert aside.read_bytes() == content
+    assert file.first_place == 1_700_000_000_001
+    file.close(file.reserved)
+    again, nothing = open_or_replace(path, 5)
+    assert nothing is None
+    assert again.first_place == 1_700_000_000_001
+    again.close(again.reserved)
+
+
+def test_spool_that_is_damaged_while_it_is_used_is_replaced_and_devices_are_served(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool.db")
+    for _ in range(40):
+        rig.append(b"x" * 100_000)
+    rig.commit()
+    other = sqlite3.connect(rig.path)
+    other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    other.close()
+    with rig.path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 2_000_000)
+    with capturedLogs() as logged:
+        assert rig.read() == []
+        rig.append(b"after")
+        rig.commit()
+    assert [event["log_level"].name for event in logged] == ["error"]
+    assert rig.stored[-1][1] is None
+    assert [(message.place, message.payload) for message in rig.read()] == [(41, b"after")]
+    assert rig.spool.counters.replaced == 1
+    assert len([path for path in damaged_in(tmp_path) if path.name.endswith("Z")]) == 1
+    assert rig.spool.is_healthy()
     rig.close()
