@@ -19,6 +19,7 @@ import pytest
 from coapgw.http.protocol import CONNECTIONS
 from tests.integration.gateway_process import ROOT, TWISTD, Device, GatewayProcess, Subscriber, coapgw, until
 from tests.integration.http_client import Client, connected, received
+from tests.integration.mosquitto import Mosquitto
 
 Starter: TypeAlias = Callable[[GatewayProcess], GatewayProcess]
 
@@ -197,20 +198,24 @@ def test_counters_move(gateway: GatewayProcess, client: Client) -> None:
 
 
 def test_full_spool_is_not_ready(tmp_path: Path, started: Starter) -> None:
-    gateway = started(GatewayProcess(tmp_path / "data", "spool.max_bytes=20000"))
+    broker = Mosquitto(tmp_path / "mosquitto", "allow_anonymous true")  # not there yet
+    bridge = ("mqtt.mode=bridge", f"mqtt.bridge.url=mqtt://127.0.0.1:{broker.port}")
+    gateway = started(GatewayProcess(tmp_path / "data", "spool.max_bytes=20000", *bridge))
     with Client(gateway) as client:
         client.ask("POST", "/v1/devices", {"iccid": ICCID, "ip": "127.0.0.1"})
-        Subscriber(gateway.mqtt, client_id="away", clean=False).close()
         until(lambda: post(gateway, "127.0.0.1") == OK)
         with Device("127.0.0.1", gateway.coap) as device:
-            while (answer := device.post(b"x" * 900)) is not None and answer[1] == OK:
-                pass
-            not_ready = client.ask("GET", "/readyz")
+            answers = [device.post(b"x" * 900) for _ in range(30)]
+        assert answers[-1] is not None
+        assert answers[-1][1] != OK
+        not_ready = client.ask("GET", "/readyz")
         assert (not_ready.status, not_ready.json["errors"]) == (503, [{"message": "the spool is full"}])
         assert client.ask("GET", "/healthz").status == 200
-        subscriber = Subscriber(gateway.mqtt, client_id="away", clean=False)
-        until(lambda: client.ask("GET", "/readyz").status == 200)
-        subscriber.close()
+        broker.start()
+        try:
+            until(lambda: client.ask("GET", "/readyz").status == 200)
+        finally:
+            broker.stop()
 
 
 def test_failing_disk_is_not_ready(tmp_path: Path, started: Starter) -> None:
