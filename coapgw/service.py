@@ -42,7 +42,7 @@ from coapgw.gateway.resources import make_root
 from coapgw.gateway.sources import RatedSite, TrustedNetworks
 from coapgw.gateway.uplink import Uplink, UplinkSettings
 from coapgw.http.access import open_token
-from coapgw.http.metrics_page import CounterGroup, Gauge, MetricsPage
+from coapgw.http.metrics_page import CounterGroup, Gauge, Labelled, MetricsPage
 from coapgw.http.server import ManagementApi
 from coapgw.interfaces import ITranslator
 from coapgw.metrics import HttpCounters, SourceCounters
@@ -304,7 +304,12 @@ class Gateway(MultiService):
             "spool_commit_seconds": self.spool.commit_times,
             "publisher_delay_seconds": self.publisher.delays,
         }
-        return MetricsPage(groups, gauges, histograms)
+        return MetricsPage(groups, gauges, histograms, [Labelled("coap_answers", "code", self._answers)])
+
+    def _answers(self) -> dict[str, float]:
+        """Return how many requests were answered with each code that was used."""
+        sums = map(sum, zip(*(layer.answers for layer in self.layers), strict=True))
+        return {f"{code >> 5}.{code & 31:02}": count for code, count in enumerate(sums) if count}
 
     def unready(self) -> Sequence[str]:
         """Return what keeps the gateway from taking messages, a sentence each; nothing if nothing does."""

@@ -118,6 +118,8 @@ class MessageLayer(ClientRole):
         self.parameters = parameters or TransmissionParameters()
         self.limits = limits or MessagingLimits()
         self.counters = counters or MessagingCounters()
+        self.answers = [0] * 256
+        """How many requests were answered with each code; repeats are not counted."""
         self.wake = wake
         self.local_host = local_host
         self._siblings = siblings
@@ -325,6 +327,7 @@ class MessageLayer(ClientRole):
         if body and self._now >= endpoint.proven_until:
             code, body = self._proof.within_room(exchange, code, body, self._now)
         endpoint.pending -= 1
+        self.answers[code] += 1
         if header[0] & _NON_BIT:
             message_id = endpoint.next_message_id()
             head = bytes((0x50 | header[0] & 15, code, message_id >> 8, message_id & 0xFF))

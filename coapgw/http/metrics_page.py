@@ -23,6 +23,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "coap_duplicates": "Messages that were repeated and answered once",
     "coap_requests": "CoAP requests",
     "coap_pings": "Empty CONs, answered by RST",
+    "coap_answers": "CoAP requests that were answered, by the code of the answer; repeats are not counted",
     "coap_bad_options": "Messages with a critical option that is not known",
     "coap_resets_received": "RSTs that arrived",
     "coap_unmatched": "ACKs, RSTs and responses that belong to nothing",
@@ -171,15 +172,27 @@ class Gauge(NamedTuple):
     read: Callable[[], float]
 
 
+class Labelled(NamedTuple):
+    """A counter for each value of a label."""
+
+    name: str
+    label: str
+    read: Callable[[], Mapping[str, float]]
+
+
 class MetricsPage:
     """Writes the page; calling it costs a millisecond and the message path nothing."""
 
     def __init__(
-        self, groups: Sequence[CounterGroup], gauges: Sequence[Gauge], histograms: Mapping[str, Histogram] | None = None
+        self,
+        groups: Sequence[CounterGroup],
+        gauges: Sequence[Gauge],
+        histograms: Mapping[str, Histogram] | None = None,
+        labelled: Sequence[Labelled] = (),
     ) -> None:
         """Show these, and what the system knows of the process (memory, CPU, open files)."""
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Counters(groups, gauges, histograms or {}))
+        self._registry.register(_Counters(groups, gauges, histograms or {}, labelled))
         ProcessCollector(registry=self._registry)
 
     def __call__(self) -> bytes:
@@ -191,8 +204,13 @@ class _Counters(Collector):
     """Makes metrics of attributes."""
 
     def __init__(
-        self, groups: Sequence[CounterGroup], gauges: Sequence[Gauge], histograms: Mapping[str, Histogram]
+        self,
+        groups: Sequence[CounterGroup],
+        gauges: Sequence[Gauge],
+        histograms: Mapping[str, Histogram],
+        labelled: Sequence[Labelled],
     ) -> None:
+        self._labelled = labelled
         self._groups = groups
         self._gauges = gauges
         self._histograms = histograms
@@ -207,6 +225,11 @@ class _Counters(Collector):
             bounds = [*map(str, histogram.bounds), "+Inf"]
             buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
             yield HistogramMetricFamily(f"{PREFIX}_{name}", MEANINGS[name], buckets=buckets, sum_value=histogram.sum)
+        for counter in self._labelled:
+            family = CounterMetricFamily(f"{PREFIX}_{counter.name}", MEANINGS[counter.name], labels=[counter.label])
+            for value, count in counter.read().items():
+                family.add_metric([value], count)
+            yield family
         info = GaugeMetricFamily(f"{PREFIX}_info", MEANINGS["info"], labels=["version"])
         info.add_metric([__version__], 1)
         yield info

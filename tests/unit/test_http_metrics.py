@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from coapgw import metrics
-from coapgw.http.metrics_page import MEANINGS, CounterGroup, Gauge, MetricsPage
+from coapgw.http.metrics_page import MEANINGS, CounterGroup, Gauge, Labelled, MetricsPage
 from coapgw.metrics import (
     BlockwiseCounters,
     BootstrapCounters,
@@ -96,6 +96,12 @@ def test_histogram_is_shown_with_its_buckets() -> None:
     assert shown == expected | {("sum", None): pytest.approx(8.7)}
 
 
+def test_counter_with_a_label_has_a_line_for_each_value() -> None:
+    page = MetricsPage([], [], labelled=[Labelled("coap_answers", "code", lambda: {"2.04": 5, "4.01": 1})])()
+    assert b'coapgw_coap_answers_total{code="2.04"} 5.0' in page
+    assert b'coapgw_coap_answers_total{code="4.01"} 1.0' in page
+
+
 def test_process_is_shown_too() -> None:
     assert b"process_resident_memory_bytes" in MetricsPage([], [])()
 
@@ -116,7 +122,7 @@ def test_every_set_of_counters_is_on_the_page() -> None:
 
 def test_nothing_else_has_a_meaning_or_is_documented() -> None:
     counters = {f"{name}_{field.name}" for name, kind in KINDS.items() for field in attrs.fields(kind)}
-    assert MEANINGS.keys() == counters | {*GAUGES, *HISTOGRAMS, "info"}
+    assert MEANINGS.keys() == counters | {*GAUGES, *HISTOGRAMS, "coap_answers", "info"}
     documented = {word.removesuffix("_total") for word in re.findall(r"`coapgw_([a-z_]+)`", PAGE)}
     assert documented == MEANINGS.keys()
 
