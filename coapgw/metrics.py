@@ -37,7 +37,6 @@ class MessagingCounters:
 
     received: int = 0
     sent: int = 0
-    malformed: int = 0
     duplicates: int = 0
     requests: int = 0
     pings: int = 0

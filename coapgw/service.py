@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from random import SystemRandom
@@ -25,11 +25,13 @@ from txthings.resource import CoAPResource
 
 from coapgw import __version__
 from coapgw.coap.blockwise import BlockwiseLimits, BlockwiseSite
+from coapgw.coap.codec import MESSAGE_PARTS
 from coapgw.coap.front import FrontSite
 from coapgw.coap.messaging import MessageLayer, Site
 from coapgw.coap.observing import ObserveSite
 from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
+from coapgw.coap.tally import TalliedSite
 from coapgw.config import Config, MqttMode, PayloadForm
 from coapgw.config_values import ListenAddress
 from coapgw.energysaver.cbor import decode_cbor, decode_senml_cbor
@@ -206,6 +208,7 @@ class Gateway(MultiService):
         if limits.network_rate:
             rates = NetworkRates(limits.network_rate, limits.network_burst, time.monotonic)
             self._site = RatedSite(self._site, rates, self._source_counters)
+        self._site = self._answers = TalliedSite(self._site, self.root)
         self._trusted = TrustedNetworks(config.coap.trusted_networks)
         self.layers: list[MessageLayer] = []
         self._secure_layers: list[MessageLayer] = []
@@ -304,12 +307,15 @@ class Gateway(MultiService):
             "spool_commit_seconds": self.spool.commit_times,
             "publisher_delay_seconds": self.publisher.delays,
         }
-        return MetricsPage(groups, gauges, histograms, [Labelled("coap_answers", "code", self._answers)])
+        labelled = (
+            Labelled("coap_answers", ("resource", "code"), self._answers.answered),
+            Labelled("coap_malformed", ("part",), self._malformed),
+        )
+        return MetricsPage(groups, gauges, histograms, labelled)
 
-    def _answers(self) -> dict[str, float]:
-        """Return how many requests were answered with each code that was used."""
-        sums = map(sum, zip(*(layer.answers for layer in self.layers), strict=True))
-        return {f"{code >> 5}.{code & 31:02}": count for code, count in enumerate(sums) if count}
+    def _malformed(self) -> Iterable[tuple[str, int]]:
+        """Return how many datagrams are no CoAP, by the part that is wrong."""
+        return [(part, sum(layer.malformed[part] for layer in self.layers)) for part in MESSAGE_PARTS]
 
     def unready(self) -> Sequence[str]:
         """Return what keeps the gateway from taking messages, a sentence each; nothing if nothing does."""

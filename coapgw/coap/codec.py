@@ -80,8 +80,16 @@ OPTION_NUMBER_LIMIT: Final = 0xFFFF  # RFC 7252 section 12.2: the registry ends 
 Options: TypeAlias = tuple[tuple[int, bytes], ...]
 
 
+MESSAGE_PARTS: Final = ("header", "token", "code", "option")
+
+
 class MessageFormatError(PeerError):
     """Not a CoAP message (RFC 7252 section 3): rejected with RST, or in silence."""
+
+    def __init__(self, text: str, part: str = "option") -> None:
+        """Say what is wrong, and in which *part* of the message: one of MESSAGE_PARTS."""
+        super().__init__(text)
+        self.part = part
 
 
 class OptionRefused(PeerError):

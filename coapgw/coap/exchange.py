@@ -50,7 +50,7 @@ class Answering(Protocol):
 class Exchange:
     """A request that was taken and is owed an answer."""
 
-    __slots__ = ("_layer", "_shapes", "ack_due", "answered", "endpoint", "header", "separate", "size")
+    __slots__ = ("_layer", "_shapes", "ack_due", "answered", "endpoint", "header", "separate", "size", "tally")
 
     def __init__(self, layer: Answering, endpoint: Endpoint, header: bytes, size: int) -> None:
         """Keep the *header*, token included: the answer takes its Message ID and token from it.
@@ -64,6 +64,7 @@ class Exchange:
         self.separate = False
         self.ack_due = math.inf
         self.size = size
+        self.tally: list[int] | None = None  # where its answer is counted, by its code
         self._shapes: list[Shape] | None = None
 
     @property

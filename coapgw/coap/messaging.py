@@ -39,6 +39,7 @@ from coapgw.coap.codec import (
     ECHO,
     EMPTY,
     HEADER_BYTES,
+    MESSAGE_PARTS,
     RST,
     TOKEN_LIMIT,
     MessageFormatError,
@@ -118,8 +119,8 @@ class MessageLayer(ClientRole):
         self.parameters = parameters or TransmissionParameters()
         self.limits = limits or MessagingLimits()
         self.counters = counters or MessagingCounters()
-        self.answers = [0] * 256
-        """How many requests were answered with each code; repeats are not counted."""
+        self.malformed = dict.fromkeys(MESSAGE_PARTS, 0)
+        """How many datagrams are no CoAP, by the part that is wrong."""
         self.wake = wake
         self.local_host = local_host
         self._siblings = siblings
@@ -203,19 +204,19 @@ class MessageLayer(ClientRole):
     def _receive(self, data: bytes, endpoint: Endpoint, now: float) -> None:
         """Take a datagram that is neither a repeat nor an ordinary request: everything is looked at."""
         if len(data) < HEADER_BYTES or data[0] >> 6 != 1:
-            self.counters.malformed += 1
+            self.malformed["header"] += 1
             return
         kind, token_end, code = data[0] >> 4 & 3, HEADER_BYTES + (data[0] & 15), data[1]
         try:
             if token_end > HEADER_BYTES + TOKEN_LIMIT or token_end > len(data):
-                raise MessageFormatError("token")
+                raise MessageFormatError("too long, or cut off", "token")
             if code == EMPTY and len(data) > HEADER_BYTES:
-                raise MessageFormatError("an empty message with something in it")
+                raise MessageFormatError("an empty message with something in it", "code")
             if code >> 5 not in (0, 2, 4, 5) or (code and (kind == RST or (kind == ACK and code < 0x20))):
-                raise MessageFormatError("a code of a reserved class, or one that its type may not carry")
+                raise MessageFormatError("of a reserved class, or one that its type may not carry", "code")
             options, payload_at = parse_options(data, token_end)
-        except MessageFormatError:
-            self.counters.malformed += 1
+        except MessageFormatError as error:
+            self.malformed[error.part] += 1
             if kind == CON:
                 self._reset(data, endpoint.address)
             return
@@ -327,7 +328,8 @@ class MessageLayer(ClientRole):
         if body and self._now >= endpoint.proven_until:
             code, body = self._proof.within_room(exchange, code, body, self._now)
         endpoint.pending -= 1
-        self.answers[code] += 1
+        if exchange.tally is not None:
+            exchange.tally[code] += 1
         if header[0] & _NON_BIT:
             message_id = endpoint.next_message_id()
             head = bytes((0x50 | header[0] & 15, code, message_id >> 8, message_id & 0xFF))

@@ -301,6 +301,18 @@ def static_child(found: resource.CoAPResource, path: list[bytes]) -> resource.Co
     return found
 
 
+def known_path(root: resource.CoAPResource, options: Options) -> str | None:
+    """Return the path of the deepest registered resource on the way that *options* name; None if that is only *root*.
+
+    ``/`` is *root* itself, asked for.
+    """
+    path = _path(options)
+    if not path:
+        return "/"
+    known = next((depth for depth in range(len(path), 0, -1) if static_child(root, path[:depth]) is not None), 0)
+    return "/" + "/".join(map(_text, path[:known])) if known else None
+
+
 def _path(options: Options) -> list[bytes]:
     """Return the path that options name; a shipped client writes the root as one empty Uri-Path option."""
     path = option_values(options, URI_PATH)

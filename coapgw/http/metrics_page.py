@@ -19,11 +19,11 @@ PREFIX: Final = "coapgw"
 MEANINGS: Final[Mapping[str, str]] = {
     "coap_received": "Datagrams that arrived for CoAP",
     "coap_sent": "Datagrams that the CoAP layer sent",
-    "coap_malformed": "Datagrams that are no CoAP",
+    "coap_malformed": "Datagrams that are no CoAP, by the part that is wrong",
     "coap_duplicates": "Messages that were repeated and answered once",
     "coap_requests": "CoAP requests",
     "coap_pings": "Empty CONs, answered by RST",
-    "coap_answers": "CoAP requests that were answered, by the code of the answer; repeats are not counted",
+    "coap_answers": "CoAP requests that were answered, by resource and code of the answer; repeats are not counted",
     "coap_bad_options": "Messages with a critical option that is not known",
     "coap_resets_received": "RSTs that arrived",
     "coap_unmatched": "ACKs, RSTs and responses that belong to nothing",
@@ -173,11 +173,11 @@ class Gauge(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """A counter for each value of a label."""
+    """Counters with labels: *read* returns their values and, behind these, the count."""
 
     name: str
-    label: str
-    read: Callable[[], Mapping[str, float]]
+    labels: tuple[str, ...]
+    read: Callable[[], Iterable[tuple[*tuple[str, ...], int]]]
 
 
 class MetricsPage:
@@ -226,9 +226,9 @@ class _Counters(Collector):
             buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
             yield HistogramMetricFamily(f"{PREFIX}_{name}", MEANINGS[name], buckets=buckets, sum_value=histogram.sum)
         for counter in self._labelled:
-            family = CounterMetricFamily(f"{PREFIX}_{counter.name}", MEANINGS[counter.name], labels=[counter.label])
-            for value, count in counter.read().items():
-                family.add_metric([value], count)
+            family = CounterMetricFamily(f"{PREFIX}_{counter.name}", MEANINGS[counter.name], labels=counter.labels)
+            for *values, count in counter.read():
+                family.add_metric(values, count)
             yield family
         info = GaugeMetricFamily(f"{PREFIX}_info", MEANINGS["info"], labels=["version"])
         info.add_metric([__version__], 1)

@@ -97,9 +97,10 @@ def test_histogram_is_shown_with_its_buckets() -> None:
 
 
 def test_counter_with_a_label_has_a_line_for_each_value() -> None:
-    page = MetricsPage([], [], labelled=[Labelled("coap_answers", "code", lambda: {"2.04": 5, "4.01": 1})])()
-    assert b'coapgw_coap_answers_total{code="2.04"} 5.0' in page
-    assert b'coapgw_coap_answers_total{code="4.01"} 1.0' in page
+    counts = [("/", "2.04", 5), ("/data", "4.01", 1)]
+    page = MetricsPage([], [], labelled=[Labelled("coap_answers", ("resource", "code"), lambda: counts)])()
+    assert b'coapgw_coap_answers_total{code="2.04",resource="/"} 5.0' in page
+    assert b'coapgw_coap_answers_total{code="4.01",resource="/data"} 1.0' in page
 
 
 def test_process_is_shown_too() -> None:
@@ -122,7 +123,7 @@ def test_every_set_of_counters_is_on_the_page() -> None:
 
 def test_nothing_else_has_a_meaning_or_is_documented() -> None:
     counters = {f"{name}_{field.name}" for name, kind in KINDS.items() for field in attrs.fields(kind)}
-    assert MEANINGS.keys() == counters | {*GAUGES, *HISTOGRAMS, "coap_answers", "info"}
+    assert MEANINGS.keys() == counters | {*GAUGES, *HISTOGRAMS, "coap_answers", "coap_malformed", "info"}
     documented = {word.removesuffix("_total") for word in re.findall(r"`coapgw_([a-z_]+)`", PAGE)}
     assert documented == MEANINGS.keys()
 
