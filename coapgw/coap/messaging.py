@@ -27,7 +27,7 @@ without parsing, and nobody pays for a lock, a timer or a Deferred.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -56,6 +56,7 @@ from coapgw.coap.exchanges import PENDING, ExchangeMemory
 from coapgw.coap.observe import Notifications
 from coapgw.coap.outgoing import Outgoing, Transmission
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
+from coapgw.coap.strangers import Strangers
 from coapgw.metrics import MessagingCounters
 
 EXPIRE_PER_BATCH: Final = 256  # twice what a batch of datagrams can add, so that forgetting keeps up
@@ -144,7 +145,11 @@ class MessageLayer(ClientRole):
             per_host=self.limits.endpoints_per_host,
         )
         self._endpoints = self._table.by_address
-        self._strangers: OrderedDict[tuple[Address, int], tuple[float, bytes]] = OrderedDict()
+        self._strangers = Strangers(
+            self.limits.stranger_exchanges,
+            self.limits.stranger_datagrams_per_host,
+            self.limits.stranger_datagrams,
+        )
         self._handlers: dict[bytes, Handler] = {}
         self._is_proven = is_proven
         self._proof = AddressProof(random, self.limits.extra_bytes_to_strangers, self.counters)
@@ -166,6 +171,9 @@ class MessageLayer(ClientRole):
         endpoint = self._endpoints.get(address)
         if endpoint is None or endpoint.generation != self._peers.generation:
             endpoint = self._identify(address, endpoint, now)
+            if endpoint is None:
+                counters.dropped_of_strangers += 1
+                return
         token_end = _TOKEN_END[data[0]] if len(data) >= HEADER_BYTES else 0
         if token_end and endpoint.base and 0 < data[1] < 0x20:
             non_confirmable = token_end & _NON_FLAG
@@ -281,8 +289,8 @@ class MessageLayer(ClientRole):
 
     def _repeat_to_stranger(self, data: bytes, address: Address, now: float) -> bool:
         """Treat a stranger's request as a repeat if it is one."""
-        expires, answer = self._strangers.get((address, data[2] << 8 | data[3]), (-math.inf, b""))
-        if expires <= now:
+        answer = self._strangers.answer(address, data[2] << 8 | data[3], now)
+        if answer is None:
             return False
         self.counters.duplicates += 1
         if answer and not data[0] & _NON_BIT and len(answer) <= room_for_answer(len(data)):
@@ -312,9 +320,7 @@ class MessageLayer(ClientRole):
         message_id = header[2] << 8 | header[3]
         if not endpoint.base:
             lifetime = self.parameters.non_lifetime if header[0] & _NON_BIT else self._lifetime
-            self._strangers[endpoint.address, message_id] = (self._now + lifetime, answer)
-            if len(self._strangers) > self.limits.stranger_exchanges:
-                self._strangers.popitem(last=False)
+            self._strangers.remember(endpoint.address, message_id, self._now + lifetime, answer)
         elif answer is PENDING:
             wheel = self._memory.non_confirmable if header[0] & _NON_BIT else self._memory.confirmable
             wheel.bucket.append(endpoint.base | message_id)
@@ -433,20 +439,21 @@ class MessageLayer(ClientRole):
             return
         self._sweep_due = now + SWEEP_SECONDS
         self._table.sweep(now, SWEEP_SECONDS)
-        strangers = self._strangers
-        while strangers and next(iter(strangers.values()))[0] <= now:
-            strangers.popitem(last=False)
+        self._strangers.expire(now)
         self.counters.evicted_exchanges = self._memory.evicted
         self.counters.evicted_endpoints = self._table.evicted
 
-    def _identify(self, address: Address, endpoint: Endpoint | None, now: float) -> Endpoint:
-        """Ask who is behind *address*; a stranger does not become known."""
+    def _identify(self, address: Address, endpoint: Endpoint | None, now: float) -> Endpoint | None:
+        """Ask who is behind *address*; a stranger does not become known, and is not listened to too often."""
         generation = self._peers.generation
         principal = self._peers.identify(address)
-        if endpoint is None:
-            endpoint = self._table.stranger(address) if principal is None else self._table.know(address, now)
-            if principal is not None:
-                self._greet(endpoint)
+        if endpoint is None and principal is None:
+            if not self._strangers.admit(address, now):
+                return None
+            endpoint = self._table.stranger(address)
+        elif endpoint is None:
+            endpoint = self._table.know(address, now)
+            self._greet(endpoint)
         endpoint.generation = generation
         if endpoint.principal is not principal:
             endpoint.principal = principal

@@ -69,6 +69,8 @@ class MessagingLimits:
         exchanges: answers remembered for repeats, of all endpoints together (about 130 bytes each).
         stranger_exchanges: the same for peers that are not known, in a table of their own, so that a flood of spoofed
             addresses never costs a device its entry.
+        stranger_datagrams_per_host: datagrams a second of one host that is not known; more are dropped unseen.
+        stranger_datagrams: the same of all hosts that are not known.
         pending_per_endpoint: requests of one endpoint that wait for their answer; one that keeps to NSTART has one.
         queued_per_endpoint: own confirmables to one endpoint waiting for their turn (NSTART).
         remembered_handlers: option blocks whose meaning is remembered.
@@ -83,6 +85,8 @@ class MessagingLimits:
     endpoints_per_host: int = 64
     exchanges: int = 4_000_000
     stranger_exchanges: int = 65_536
+    stranger_datagrams_per_host: int = 500
+    stranger_datagrams: int = 5000
     pending_per_endpoint: int = 1024
     queued_per_endpoint: int = 64
     remembered_handlers: int = 4096

@@ -130,6 +130,36 @@ class _Inner:
         return False
 
 
+# ---------------------------------------------------------------------- floods of strangers
+
+
+def test_a_stranger_is_listened_to_so_many_times_a_second_and_devices_always_are() -> None:
+    rig = Rig(changed, MessagingLimits(stranger_datagrams_per_host=10))
+    for _ in range(2):
+        answered = [rig.receive(datagram(message_id=number), STRANGER) for number in range(100)]
+        assert [bool(answer) for answer in answered] == [True] * 10 + [False] * 90
+        assert rig.receive(datagram(message_id=int(rig.now)))
+        assert rig.receive(datagram(message_id=1), ("192.0.2.99", 5683))
+        rig.advance(400)
+    assert rig.layer.counters.dropped_of_strangers == 180
+
+
+def test_all_strangers_together_are_listened_to_so_many_times_a_second() -> None:
+    rig = Rig(changed, MessagingLimits(stranger_datagrams=50))
+    spoofed = [(f"198.51.{number >> 8}.{number & 255}", 5683) for number in range(1000)]
+    assert sum(bool(rig.receive(datagram(), address)) for address in spoofed) == 50
+    assert rig.receive(datagram())
+
+
+def test_who_becomes_a_device_is_listened_to_at_once() -> None:
+    rig = Rig(changed, MessagingLimits(stranger_datagrams_per_host=1))
+    assert rig.receive(datagram(message_id=1), STRANGER)
+    assert not rig.receive(datagram(message_id=2), STRANGER)
+    rig.peers.hosts.add(STRANGER[0])
+    rig.peers.generation += 1
+    assert rig.receive(datagram(message_id=2), STRANGER)
+
+
 # ---------------------------------------------------------------------- what is not theirs
 
 
@@ -148,7 +178,7 @@ def test_a_token_that_is_used_again_while_it_is_in_use_gets_both_answers() -> No
 @pytest.mark.parametrize("kind", [ACK, RST])
 def test_stray_acknowledgements_and_resets_end_nothing_of_others(kind: int) -> None:
     """Every eighth there is and the right one, from the wrong address and the wrong port."""
-    rig = Rig()
+    rig = Rig(limits=MessagingLimits(stranger_datagrams=100_000, stranger_datagrams_per_host=100_000))
     rig.receive(datagram(token=b"tk", payload=b"x"))
     rig.advance(1.5)
     rig.site.requests[0][0].respond(CHANGED)
