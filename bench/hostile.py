@@ -137,11 +137,14 @@ def main() -> None:
             print(" | ".join(rows[-1]), flush=True)
     head = ["one source floods the gateway with", "a second", "p50 ms, aimed elsewhere", "p99 ms, aimed elsewhere"]
     head += ["p50 ms", "p99 ms", "sent again / lost", "CPU % of the gateway", "dropped by the kernel"]
+    about = (
+        f"{DEVICES} devices send {RATE:,} messages a second, CON, each durable before its 2.04; {options.repeat} runs of "
+        f"{options.seconds:g} s. *Aimed elsewhere*: the flood goes to a socket that nobody reads; load generator and "
+        "flood share the other core."
+    )
     text = "\n".join(
         [
-            f"{DEVICES} devices send {RATE:,} messages a second, CON, each durable before its 2.04; {options.repeat} runs "
-            f"of {options.seconds:g} s. *Aimed elsewhere*: the flood goes to a socket that nobody reads; load generator "
-            "and flood share the other core.",
+            about,
             "",
             *table(head, rows),
             "",

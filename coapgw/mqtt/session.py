@@ -67,8 +67,8 @@ class Session:
         expiry: seconds that the session outlives its connection; NEVER for "clean session 0" of 3.1.1.
 
     ``outbox`` is None while the client is away.  ``last_progress`` is the broker's clock when the client last
-    acknowledged something, or when something was first sent to it after it owed nothing, or when it went away.  One that
-    went away ``is_expected`` back, until ``give_up``.
+    acknowledged something, or when something was first sent to it after it owed nothing, or when it went away.  One
+    that went away ``is_expected`` back, until ``give_up``.
     """
 
     client_id: str
