@@ -40,6 +40,7 @@ FLOODS: Final = (
     ("messages of a stranger", "message", STRANGER, ()),
     ("the same, `limits.network_rate = 3000`", "message", STRANGER, LIMIT),
     ("`GET /.well-known/core` of a stranger", "discovery", STRANGER, ()),
+    ("messages of a device", "message", FLOODER, ()),
     ("messages of a device, `limits.network_rate = 3000`", "message", FLOODER, LIMIT),
     ("broken DTLS hellos", "hello", STRANGER, ()),
     ("DTLS records of no association", "record", STRANGER, ()),
@@ -138,9 +139,9 @@ def main() -> None:
     head = ["one source floods the gateway with", "a second", "p50 ms, aimed elsewhere", "p99 ms, aimed elsewhere"]
     head += ["p50 ms", "p99 ms", "sent again / lost", "CPU % of the gateway", "dropped by the kernel"]
     about = (
-        f"{DEVICES} devices send {RATE:,} messages a second, CON, each durable before its 2.04; {options.repeat} runs of "
-        f"{options.seconds:g} s. *Aimed elsewhere*: the flood goes to a socket that nobody reads; load generator and "
-        "flood share the other core."
+        f"{DEVICES} devices send {RATE:,} messages a second, CON, each durable before its 2.04; {options.repeat} runs "
+        f"of {options.seconds:g} s. *Aimed elsewhere*: the flood goes to a socket that nobody reads; load generator "
+        "and flood share the other core."
     )
     text = "\n".join(
         [

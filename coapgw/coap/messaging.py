@@ -42,6 +42,7 @@ from coapgw.coap.codec import (
     MESSAGE_PARTS,
     RST,
     TOKEN_LIMIT,
+    TOO_MANY_REQUESTS,
     MessageFormatError,
     OptionRefused,
     Options,
@@ -156,10 +157,19 @@ class MessageLayer(ClientRole):
         self._waiting: deque[Exchange] = deque()  # confirmables without an answer, in the order their ACKs fall due
         self._outbox: list[tuple[bytes, Address]] = []
         self._now = -math.inf
+        self._pending_limit = self.limits.pending_per_endpoint
+        self._refusals: dict[Endpoint, int] = {}  # how many 4.29 each got in this second
+        self._muted: set[Endpoint] = set()
+        self._second_ends = -math.inf
         self._turn_due = -math.inf
         self._sweep_due = -math.inf
 
     # ------------------------------------------------------------------ datagrams in
+
+    def crowd(self, *, crowded: bool) -> None:
+        """Know whether more arrives than can be served."""
+        limits = self.limits
+        self._pending_limit = limits.pending_when_crowded if crowded else limits.pending_per_endpoint
 
     def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
         """Take a datagram; raises nothing that the peer could cause."""
@@ -174,6 +184,9 @@ class MessageLayer(ClientRole):
             if endpoint is None:
                 counters.dropped_of_strangers += 1
                 return
+        if self._muted and endpoint in self._muted:
+            counters.dropped_over_rate += 1
+            return
         token_end = _TOKEN_END[data[0]] if len(data) >= HEADER_BYTES else 0
         if token_end and endpoint.base and 0 < data[1] < 0x20:
             non_confirmable = token_end & _NON_FLAG
@@ -192,7 +205,7 @@ class MessageLayer(ClientRole):
                 handler is not None
                 and data[1] == endpoint.code
                 and data.startswith(prefix, token_end)
-                and endpoint.pending < self.limits.pending_per_endpoint
+                and endpoint.pending < self._pending_limit
             ):
                 counters.requests += 1
                 endpoint.last_seen = now
@@ -269,7 +282,7 @@ class MessageLayer(ClientRole):
                     _ACK_HEAD[token_end - HEADER_BYTES] + _CODE[BAD_OPTION] + data[2:token_end], endpoint.address
                 )
             return
-        if endpoint.pending >= self.limits.pending_per_endpoint:
+        if endpoint.pending >= self._pending_limit:
             self.counters.refused_busy += 1  # like a lost datagram: the client's own backoff is the remedy
             return
         self.counters.requests += 1
@@ -336,6 +349,8 @@ class MessageLayer(ClientRole):
         endpoint.pending -= 1
         if exchange.tally is not None:
             exchange.tally[code] += 1
+        if code == TOO_MANY_REQUESTS:
+            self._refused(endpoint)
         if header[0] & _NON_BIT:
             message_id = endpoint.next_message_id()
             head = bytes((0x50 | header[0] & 15, code, message_id >> 8, message_id & 0xFF))
@@ -348,6 +363,12 @@ class MessageLayer(ClientRole):
             answer = _ACK_HEAD[header[0] & 15] + _CODE[code] + header[2:] + body
             self._remember(exchange, answer)
             self._send(answer, endpoint.address)
+
+    def _refused(self, endpoint: Endpoint) -> None:
+        """Count a 4.29; who goes on all the same is not listened to for the rest of the second."""
+        times = self._refusals[endpoint] = self._refusals.get(endpoint, 0) + 1
+        if times >= self.limits.refusals_per_endpoint:
+            self._muted.add(endpoint)
 
     def room(self, exchange: Exchange) -> int:
         """Return how many bytes the answer may have, header and token included."""
@@ -435,6 +456,10 @@ class MessageLayer(ClientRole):
         """Do what is to be done a few times a second."""
         self._memory.expire(now, EXPIRE_PER_BATCH)
         self._turn_due = min(self._memory.confirmable.bucket_ends, self._memory.non_confirmable.bucket_ends)
+        if now >= self._second_ends:
+            self._second_ends = now + 1.0
+            self._refusals.clear()
+            self._muted.clear()
         if now < self._sweep_due:
             return
         self._sweep_due = now + SWEEP_SECONDS

@@ -72,6 +72,8 @@ class MessagingLimits:
         stranger_datagrams_per_host: datagrams a second of one host that is not known; more are dropped unseen.
         stranger_datagrams: the same of all hosts that are not known.
         pending_per_endpoint: requests of one endpoint that wait for their answer; one that keeps to NSTART has one.
+        pending_when_crowded: the same while more arrives than can be served: who floods goes short, and nobody else.
+        refusals_per_endpoint: 4.29 that an endpoint gets in a second; one that goes on is not heard until it is over.
         queued_per_endpoint: own confirmables to one endpoint waiting for their turn (NSTART).
         remembered_handlers: option blocks whose meaning is remembered.
         piggyback_seconds: how long an answer may take to travel in the acknowledgement; half of the shortest time
@@ -88,6 +90,8 @@ class MessagingLimits:
     stranger_datagrams_per_host: int = 500
     stranger_datagrams: int = 5000
     pending_per_endpoint: int = 1024
+    pending_when_crowded: int = 16
+    refusals_per_endpoint: int = 100
     queued_per_endpoint: int = 64
     remembered_handlers: int = 4096
     piggyback_seconds: float = 1.0

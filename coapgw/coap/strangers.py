@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from typing import Final
 
 from coapgw.coap.endpoints import Address, host_of
 
-ALLOWANCE_SECONDS = 1.0
+DEPTH_SECONDS: Final = 1.0 + 1e-9  # of a bucket: so much may come at once; the rest is for rounding
 
 
 class Strangers:
@@ -19,19 +20,19 @@ class Strangers:
 
     Args:
         exchanges: answers remembered for repeats, at most; the oldest go first.
-        per_host: datagrams of one host that are listened to in a second.
+        per_host: datagrams of one host that are listened to in a second (a token bucket).
         per_second: datagrams of all of them.
     """
 
     def __init__(self, exchanges: int, per_host: int, per_second: int) -> None:
         """Begin with nothing."""
         self._limit = exchanges
-        self._per_host = per_host
-        self._per_second = per_second
+        self._seconds_each_host = 1 / per_host
+        self._seconds_each = 1 / per_second
+        self._most_hosts = 4 * per_second
         self._answers: OrderedDict[tuple[Address, int], tuple[float, bytes]] = OrderedDict()
-        self._heard: dict[object, int] = {}  # by host, since the second began; not more hosts than datagrams
-        self._heard_of_all = 0
-        self._second_ends = -math.inf
+        self._full_at: dict[object, float] = {}  # by host: when its bucket will be full again
+        self._all_full_at = -math.inf
 
     def __len__(self) -> int:
         """Return how many answers are remembered."""
@@ -39,16 +40,16 @@ class Strangers:
 
     def admit(self, address: Address, now: float) -> bool:
         """Count a datagram; return whether it is to be listened to."""
-        if now >= self._second_ends:
-            self._heard.clear()
-            self._heard_of_all = 0
-            self._second_ends = now + ALLOWANCE_SECONDS
+        latest = now + DEPTH_SECONDS
+        all_full_at = max(self._all_full_at, now) + self._seconds_each
         host = host_of(address)
-        heard = self._heard.get(host, 0)
-        if heard >= self._per_host or self._heard_of_all >= self._per_second:
+        full_at = max(self._full_at.get(host, now), now) + self._seconds_each_host
+        if full_at > latest or all_full_at > latest:
             return False
-        self._heard[host] = heard + 1
-        self._heard_of_all += 1
+        self._all_full_at = all_full_at
+        self._full_at[host] = full_at
+        if len(self._full_at) > self._most_hosts:  # more than can have been admitted since their buckets were full
+            self._full_at = {one: at for one, at in self._full_at.items() if at > now}
         return True
 
     def answer(self, address: Address, message_id: int, now: float) -> bytes | None:

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from coapgw.coap.blockwise import BlockwiseLimits, BlockwiseSite
-from coapgw.coap.codec import CHANGED, CONTENT, GET, encode_body
+from coapgw.coap.codec import CHANGED, CONTENT, GET, TOO_MANY_REQUESTS, encode_body
 from coapgw.coap.exchange import Exchange
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.outgoing import NoResponse, Response
@@ -158,6 +158,36 @@ def test_who_becomes_a_device_is_listened_to_at_once() -> None:
     rig.peers.hosts.add(STRANGER[0])
     rig.peers.generation += 1
     assert rig.receive(datagram(message_id=2), STRANGER)
+
+
+# ---------------------------------------------------------------------- floods of devices
+
+
+def test_who_goes_on_after_many_refusals_is_not_heard_until_the_second_is_over() -> None:
+    def refuse(exchange: Exchange, payload: bytes) -> None:
+        exchange.respond(TOO_MANY_REQUESTS if payload == b"flood" else CHANGED)
+
+    rig = Rig(refuse, MessagingLimits(refusals_per_endpoint=10))
+    answers = [rig.receive(datagram(message_id=number, payload=b"flood")) for number in range(50)]
+    assert [bool(answer) for answer in answers] == [True] * 10 + [False] * 40
+    assert rig.layer.counters.dropped_over_rate == 40
+    assert rig.receive(datagram(message_id=1, payload=b"x"), OTHER)
+    rig.advance(2)
+    assert rig.receive(datagram(message_id=40, payload=b"x")) == [b"\x60\x44\x00\x28"]  # it was no repeat
+
+
+def test_when_more_arrives_than_can_be_served_who_floods_goes_short() -> None:
+    rig = Rig(limits=MessagingLimits(pending_when_crowded=4, pending_per_endpoint=8))
+    rig.layer.crowd(crowded=True)
+    for number in range(20):
+        rig.receive(datagram(message_id=number))
+    rig.receive(datagram(message_id=1), OTHER)
+    assert [exchange.endpoint.address for exchange, _ in rig.site.requests] == [DEVICE] * 4 + [OTHER]
+    rig.layer.crowd(crowded=False)
+    for number in range(20):
+        rig.receive(datagram(message_id=number))
+    assert len(rig.site.requests) == 9
+    assert rig.layer.counters.refused_busy == 16 + 12
 
 
 # ---------------------------------------------------------------------- what is not theirs
