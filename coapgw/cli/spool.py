@@ -47,9 +47,12 @@ def add_verbs(parser: argparse.ArgumentParser, leaf: argparse.ArgumentParser) ->
 
 def status(asked: argparse.Namespace, config: Config, output: Output) -> int:
     """Say what the spool holds.  Raises StorageError."""
-    held = spool_status(config.data / "spool.db")
+    path = config.data / "spool.db"
+    held = spool_status(path)
     value: Json = {"messages": held.messages, "bytes": held.bytes, "maxBytes": config.spool.max_bytes}
     lines = [f"{held.messages} messages, {held.bytes} of {config.spool.max_bytes} bytes"]
+    if not path.exists():
+        lines.append(f"there is no spool in {config.data}: no gateway has run there")
     if held.oldest_received is not None:
         value["oldestReceived"] = _time(held.oldest_received)
         lines.append(f"the oldest was received at {value['oldestReceived']}")
@@ -70,7 +73,7 @@ def list_dead(asked: argparse.Namespace, config: Config, output: Output) -> int:
         f"received {_time(one.received)}: {one.reason}"
         for one in letters
     ]
-    output.result(lines, {"deadLetters": [_letter_json(one) for one in letters]})
+    output.result(lines or ["no dead letters"], {"deadLetters": [_letter_json(one) for one in letters]})
     return EXIT_OK
 
 

@@ -13,9 +13,20 @@ from coapgw.storage.dead_letters import DeadLetter
 from coapgw.storage.spool_file import SpoolFile
 
 
-def test_an_empty_spool_and_none_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_spool_is_told_from_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = "0 messages, 0 of 1073741824 bytes\n"
     assert main(["--data", str(tmp_path), "spool", "status"]) == 0
-    assert capsys.readouterr().out == "0 messages, 0 of 1073741824 bytes\n"
+    assert capsys.readouterr().out == f"{empty}there is no spool in {tmp_path}: no gateway has run there\n"
+    SpoolFile(tmp_path / "spool.db").close(1)
+    assert main(["--data", str(tmp_path), "spool", "status"]) == 0
+    assert capsys.readouterr().out == empty
+
+
+def test_no_dead_letters_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", str(tmp_path), "spool", "dead", "list"]) == 0
+    assert capsys.readouterr().out == "no dead letters\n"
+    assert main(["--data", str(tmp_path), "spool", "dead", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"deadLetters": []}
 
 
 def test_what_waits_is_told_beside_the_gateway_that_has_it_open(
