@@ -10,15 +10,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import amqtt
 from twisted.logger import Logger
 
 from coapgw.metrics import AmqttCounters
-
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
 
 REPORT_SECONDS: Final = 60.0
 SHOWN: Final = 5  # places in aMQTT that one line names
@@ -37,12 +34,12 @@ class Complaints(logging.Handler):
         self._counters = counters
         self._places: Counter[str] = Counter()
         self._reported: float | None = None
-        self._loop: AbstractEventLoop | None = None
+        self._loop: Any = None
         self._former: Any = None
         self._loggers: list[tuple[logging.Logger, int, bool]] = []
 
-    def listen(self, loop: AbstractEventLoop) -> None:
-        """Take them from now on."""
+    def listen(self, loop: Any) -> None:
+        """Take them from now on; *loop* is asyncio's."""
         for name in _LOGGERS:
             logger = logging.getLogger(name)
             self._loggers.append((logger, logger.level, logger.propagate))
@@ -74,18 +71,17 @@ class Complaints(logging.Handler):
 
     def report(self, now: float) -> None:
         """Sum up what has come, once a minute; called about once a second."""
-        if self._reported is None or now - self._reported >= REPORT_SECONDS:
-            if self._places:
-                places = ", ".join(f"{place} {count}" for place, count in self._places.most_common(SHOWN))
-                self.log.warn("aMQTT complained {count} times: {places}", count=self._places.total(), places=places)
-                self._places.clear()
-                self._reported = now
+        if self._places and (self._reported is None or now - self._reported >= REPORT_SECONDS):
+            places = ", ".join(f"{place} {count}" for place, count in self._places.most_common(SHOWN))
+            self.log.warn("aMQTT complained {count} times: {places}", count=self._places.total(), places=places)
+            self._places.clear()
+            self._reported = now
 
     def _count(self, place: str) -> None:
         self._counters.complaints += 1
         self._places[place] += 1  # as many as there are lines in aMQTT
 
-    def _left_behind(self, loop: AbstractEventLoop, context: dict[str, Any]) -> None:
+    def _left_behind(self, loop: Any, context: dict[str, Any]) -> None:
         failed = context.get("exception")
         if isinstance(failed, BaseException) and _is_its(failed):
             self.note("a task", failed)

@@ -1,8 +1,8 @@
-"""aMQTT as the embedded broker: its coroutines on asyncio's loop, its clients' bytes through the gateway's own listeners.
+"""aMQTT as the embedded broker: its coroutines on asyncio's loop, its clients through the gateway's own listeners.
 
-aMQTT listens nowhere itself.  The glue of the own broker (``net.mqtt``) gives it connections as "external" ones, so that
-TLS, WebSocket, limits and the port numbers are those of the own broker; ``amqtt_guard`` looks at every packet before
-aMQTT does, and ``amqtt_fanout`` has the gateway's messages until they are acknowledged.
+aMQTT listens nowhere itself.  The glue of the own broker (``net.mqtt``) gives it connections as "external" ones, so
+that TLS, WebSocket, limits and the port numbers are those of the own broker; ``amqtt_guard`` looks at every packet
+before aMQTT does, and ``amqtt_fanout`` has the gateway's messages until they are acknowledged.
 
 Import this only once the reactor is known to be asyncio's, and aMQTT to be installed.  No other module knows asyncio.
 """
@@ -16,11 +16,12 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 from amqtt.adapters import ReaderAdapter, WriterAdapter
-from amqtt.broker import Broker, BrokerContext
+from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
+from coapgw.interfaces import IDelivery
 from coapgw.metrics import AmqttCounters
 from coapgw.mqtt.access import AccessList
 from coapgw.mqtt.amqtt_complaints import Complaints
@@ -29,6 +30,7 @@ from coapgw.mqtt.amqtt_guard import ClientRefused, Guard
 from coapgw.mqtt.amqtt_rules import AccessPlugin
 from coapgw.mqtt.broker import BrokerLimits
 from coapgw.mqtt.connection import FLUSH_SECONDS, Closing
+from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publication import Publication
 from coapgw.mqtt.remembered import ASSIGNED_ID
 from coapgw.mqtt.topics import compiled_filter
@@ -43,7 +45,7 @@ STOP_SECONDS: Final = 3.0  # for aMQTT to stop
 RETAINED_QOS_0: Final = 0x31  # first byte of a PUBLISH, section 3.3.1
 
 
-class _Reader(ReaderAdapter):
+class _Reader(ReaderAdapter):  # type: ignore[misc]  # aMQTT ships no types
     """What aMQTT reads of one client."""
 
     def __init__(self, relieved: Callable[[], None]) -> None:
@@ -91,10 +93,11 @@ class _Reader(ReaderAdapter):
         return data
 
 
-class _Writer(WriterAdapter):
+class _Writer(WriterAdapter):  # type: ignore[misc]  # the same
     """Where aMQTT writes to one client."""
 
     def __init__(self, connection: AmqttConnection) -> None:
+        """Write to *connection*."""
         self._connection = connection
 
     def write(self, data: bytes) -> None:
@@ -472,7 +475,7 @@ class AmqttEngine:
         broker = self._broker
         if broker is None:
             return False
-        waiting = broker._broadcast_queue.qsize()  # there is no public way to ask
+        waiting: int = broker._broadcast_queue.qsize()  # there is no public way to ask
         tasks = broker._tasks_queue
         if waiting <= BUSY_MESSAGES and len(tasks) > BUSY_MESSAGES:
             waiting += sum(not task.done() for task in tasks)
@@ -615,12 +618,15 @@ class AmqttEngine:
         if serving is None or not serving[0].is_open or self._broker is None:
             return False
         found = self._broker.sessions.get(client_id)
-        return found is not None and found[0].transitions.state == "connected" and found[1].writer is serving[0].writer
+        if found is None:
+            return False
+        session, handler = found
+        return bool(session.transitions.state == "connected" and handler.writer is serving[0].writer)
 
     def is_current(self, client_id: str, session: object) -> bool:
         """Return whether this is the client's session still."""
         found = self._broker.sessions.get(client_id) if self._broker is not None else None
-        return found is not None and found[0] is session
+        return found is not None and bool(found[0] is session)
 
     def send(self, client_id: str, publication: Publication, qos: int, done: Callable[[bool], None]) -> None:
         """Have aMQTT send a message to a client that is online."""
@@ -646,8 +652,23 @@ class AmqttEngine:
             self.log.failure("aMQTT's clients: {reason!r}", reason=wrong)
 
 
+class AmqttLink(EmbeddedLink):
+    """Publishes the spool's messages through aMQTT, once that has started."""
+
+    def __init__(
+        self, engine: AmqttEngine, delivery: IDelivery, clock: Callable[[], float], fill: Callable[[], float]
+    ) -> None:
+        """Wait for the *engine*."""
+        super().__init__(engine, delivery, clock, fill)
+        self._engine = engine
+
+    def ready(self) -> bool:
+        """Return whether a message may be published now."""
+        return self._engine.is_running and super().ready()
+
+
 def _new_id() -> str:
     return ASSIGNED_ID + os.urandom(12).hex()
 
 
-__all__ = ["AmqttConnection", "AmqttEngine", "BrokerContext"]
+__all__ = ["AmqttConnection", "AmqttEngine", "AmqttLink"]

@@ -90,9 +90,7 @@ class Fanout:
         on_relief: called when *crowded* becomes empty.
     """
 
-    def __init__(
-        self, courier: Courier, max_queue: int, counters: AmqttCounters, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, courier: Courier, max_queue: int, counters: AmqttCounters, clock: Callable[[], float]) -> None:
         """Begin with nothing."""
         self._courier = courier
         self._max_queue = max_queue

@@ -1,0 +1,134 @@
+"""The way out of a gateway whose embedded broker is aMQTT: the same listeners and users as with the gateway's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
+from twisted.logger import Logger
+
+from coapgw.broker_front import BrokerFront
+from coapgw.config import EmbeddedSection
+from coapgw.http.metrics_page import CounterGroup, Gauge
+from coapgw.mqtt.embedded import HOLD_SECONDS
+from coapgw.mqtt.publisher import Publisher
+from coapgw.net.mqtt import BrokerPump
+from coapgw.storage.awaited_clients import AwaitedClients
+
+if TYPE_CHECKING:
+    from coapgw.mqtt.amqtt_engine import AmqttEngine, AmqttLink
+
+VERSIONS: Final = ((0, 12), (0, 13))  # from the first to before the second: it has no stable interface yet
+_KEY: Final = 'mqtt.embedded.engine: "amqtt"'
+
+
+def missing_package() -> str | None:
+    """Return what has to be installed for aMQTT to run, in a sentence; None if nothing."""
+    wanted = "pip install 'coapgw[amqtt]', or 'amqtt >= {}.{}, < {}.{}'".format(*VERSIONS[0], *VERSIONS[1])
+    try:
+        found = version("amqtt")
+    except PackageNotFoundError:
+        return f"{_KEY} needs the package amqtt, which is not installed: {wanted}"
+    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdecimal())
+    if not VERSIONS[0] <= numbers < VERSIONS[1]:
+        return f"{_KEY} does not work with the amqtt {found} that is installed: {wanted}"
+    return None
+
+
+def wrong_reactor(reactor: object) -> str | None:
+    """Return how to start the gateway with the reactor that aMQTT needs; None if *reactor* is that one."""
+    from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+
+    if isinstance(reactor, AsyncioSelectorReactor):
+        return None
+    return (
+        f"{_KEY} needs asyncio's reactor, this is {type(reactor).__name__}; "
+        "start the gateway with: twistd --reactor=asyncio coapgw …"
+    )
+
+
+class InAmqtt:
+    """The embedded broker is aMQTT."""
+
+    log = Logger()
+
+    def __init__(self, config: EmbeddedSection, reactor: object) -> None:
+        """Look whether it can be, and read the users' passwords and rules."""
+        self._config = config
+        self._front = BrokerFront(config)
+        unfit = (missing_package(), wrong_reactor(reactor))
+        self._mistakes = [*self._front.mistakes, *(sentence for sentence in unfit if sentence)]
+        self._closing: list[Callable[[], object]] = []
+
+    def mistakes(self) -> list[str]:
+        """Return what the configuration has wrong, and what is missing, a sentence each."""
+        return self._mistakes
+
+    def open(self, data: Path, reactor: Any, publisher: Publisher, fill: Callable[[], float]) -> None:
+        """Build engine and link, and find who had subscribed before.  Raises StorageError."""
+        from coapgw.mqtt.amqtt_engine import AmqttEngine, AmqttLink
+
+        self._reactor = reactor
+        front = self._front
+        self.engine: AmqttEngine = AmqttEngine(front.access, front.limits(), time.monotonic)
+        self._closing.append(self.engine.finished)
+        front.follow_users(data, self.engine.access_changed)
+        self._pump = BrokerPump(self.engine, reactor)
+        self._closing.append(self._pump.stop)
+        self.link: AmqttLink = AmqttLink(self.engine, publisher, time.monotonic, fill)
+        self._awaited = AwaitedClients(data)
+        self._former = self._awaited.read()
+        self.link.hold(self._former, time.monotonic())
+        self._held_until = time.monotonic() + HOLD_SECONDS
+        if self._config.max_keepalive != EmbeddedSection().max_keepalive:
+            self.log.warn("mqtt.embedded.max_keepalive has no effect: aMQTT does not speak MQTT 5")
+
+    def listen(self) -> None:
+        """Listen on every address of the configuration."""
+        self._closing.append(self._front.stop_listening)
+        self._front.listen(self._pump, self._reactor)
+
+    def start(self) -> None:
+        """Start aMQTT as soon as the reactor runs, which is asyncio's loop then."""
+        self._reactor.callLater(0, self.engine.begin)
+
+    def handle_timer(self) -> None:
+        """Look at clients and subscribers that do not get on, and at users that come and go."""
+        now = time.monotonic()
+        self.engine.handle_timer(now)
+        self.link.handle_timer()
+        self._front.look_at_users()
+        if now > self._held_until:
+            self._former = set()
+        self._awaited.write(self.engine.subscribers() | self._former)
+
+    def drain(self) -> Deferred[None]:
+        """Fire at once: what subscribers have not acknowledged stays in the spool."""
+        return succeed(None)
+
+    @inlineCallbacks
+    def stop(self) -> Generator[Deferred[Any], Any, None]:
+        """Close the listeners, then the connections, then aMQTT."""
+        closing, self._closing = self._closing, []
+        for close in reversed(closing):
+            yield maybeDeferred(close)
+
+    def port_numbers(self) -> Sequence[int]:
+        """Return the TCP ports of the listeners."""
+        return self._front.port_numbers()
+
+    def counters(self) -> Sequence[CounterGroup]:
+        """Return what the engine counts."""
+        return (CounterGroup("mqtt", lambda: [self.engine.counters]),)
+
+    def gauges(self) -> Sequence[Gauge]:
+        """Return how many clients and sessions there are, and what they are owed."""
+        return (
+            Gauge("mqtt_clients", lambda: self.engine.connected_clients),
+            Gauge("mqtt_sessions", lambda: self.engine.session_count),
+            Gauge("mqtt_owed", lambda: self.engine.fanout.owed()),  # noqa: PLW0108 - the engine comes later
+        )
