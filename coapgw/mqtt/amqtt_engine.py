@@ -41,6 +41,8 @@ STALLED_SECONDS: Final = 10.0  # for a client to read something
 UNREAD_BYTES: Final = 65_536  # of a client that aMQTT has not read before the socket is not read either
 BUSY_MESSAGES: Final = 2_000  # of clients on their way to clients; beyond that nobody is read from
 BUSY_LOOK_SECONDS: Final = 0.05
+READY_LOOKS: Final = 20  # afterwards the once-a-second look is enough
+READY_LOOK_SECONDS: Final = 0.005
 STOP_SECONDS: Final = 3.0  # for aMQTT to stop
 RETAINED_QOS_0: Final = 0x31  # first byte of a PUBLISH, section 3.3.1
 
@@ -346,7 +348,7 @@ class AmqttEngine:
     def _config(self) -> BrokerConfig:
         rules = f"{AccessPlugin.__module__}.{AccessPlugin.__name__}"
         plugins = {
-            rules: {"access": self._access, "connected": self.fanout.client_returned},
+            rules: {"access": self._access, "connected": self._connected},
             "amqtt.plugins.sys.broker.BrokerSysPlugin": {"sys_interval": STATUS_SECONDS},
             **self._plugins,
         }
@@ -530,6 +532,17 @@ class AmqttEngine:
                 if found is not None and found[0].transitions.state == "connected":
                     found[0].transitions.disconnect()  # where aMQTT gives up on a client, it forgets to
 
+    def _connected(self, client_id: str) -> None:
+        self._task(self._go_on_with(client_id))
+
+    async def _go_on_with(self, client_id: str) -> None:
+        """Send a client that has connected what it is owed, as soon as it may be sent to."""
+        for _ in range(READY_LOOKS):
+            if self.is_online(client_id):
+                self.fanout.client_returned(client_id)
+                return
+            await asyncio.sleep(READY_LOOK_SECONDS)
+
     def access_changed(self, users: Collection[str]) -> None:
         """Close the connections of *users*, and take from their sessions what they may not have any more."""
         for connection in list(self._connections):
@@ -621,7 +634,9 @@ class AmqttEngine:
         if found is None:
             return False
         session, handler = found
-        return bool(session.transitions.state == "connected" and handler.writer is serving[0].writer)
+        is_its = session.transitions.state == "connected" and handler.writer is serving[0].writer
+        # Until its handler has started, aMQTT takes what it is given to send for what it once sent, and sends it twice.
+        return bool(is_its and handler._disconnect_waiter is not None)
 
     def is_current(self, client_id: str, session: object) -> bool:
         """Return whether this is the client's session still."""

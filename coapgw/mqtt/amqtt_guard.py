@@ -108,7 +108,7 @@ class Guard:
                 return b""
             connect, rest = bytes(self._first[:length]), bytes(self._first[length:])
             self._first.clear()
-            accepted = next(self._admit(packet) for packet in self._parser.packets(connect))
+            (accepted,) = [self._admit(packet) for packet in self._parser.packets(connect)]
             self._parser.max_packet = self._limits.max_packet
             return encode(accepted) + self._passed(rest)
         except MqttFormatError as wrong:

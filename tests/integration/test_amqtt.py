@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import queue
+import signal
 import socket
 import ssl
 import subprocess
@@ -48,8 +49,9 @@ def gateway(tmp_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
 
     yield start
     for one in running:
-        assert one.stop() == 0, one.log.read_text()
+        assert one.stop() in (0, -signal.SIGTERM)  # some versions of Twisted end by the signal they got
         log = one.log.read_text()
+        assert "Server Shut Down" in log
         assert "Traceback" not in log
         assert "never retrieved" not in log
         assert "was destroyed" not in log
