@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.logger import Logger
 
+from coapgw.amqtt_requirements import missing_package, wrong_reactor
 from coapgw.broker_front import BrokerFront
 from coapgw.config import EmbeddedSection
 from coapgw.http.metrics_page import CounterGroup, Gauge
@@ -21,34 +21,6 @@ from coapgw.storage.awaited_clients import AwaitedClients
 
 if TYPE_CHECKING:
     from coapgw.mqtt.amqtt_engine import AmqttEngine, AmqttLink
-
-VERSIONS: Final = ((0, 12), (0, 13))  # from the first to before the second: it has no stable interface yet
-_KEY: Final = 'mqtt.embedded.engine: "amqtt"'
-
-
-def missing_package() -> str | None:
-    """Return what has to be installed for aMQTT to run, in a sentence; None if nothing."""
-    wanted = "pip install 'coapgw[amqtt]', or 'amqtt >= {}.{}, < {}.{}'".format(*VERSIONS[0], *VERSIONS[1])
-    try:
-        found = version("amqtt")
-    except PackageNotFoundError:
-        return f"{_KEY} needs the package amqtt, which is not installed: {wanted}"
-    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdecimal())
-    if not VERSIONS[0] <= numbers < VERSIONS[1]:
-        return f"{_KEY} does not work with the amqtt {found} that is installed: {wanted}"
-    return None
-
-
-def wrong_reactor(reactor: object) -> str | None:
-    """Return how to start the gateway with the reactor that aMQTT needs; None if *reactor* is that one."""
-    from twisted.internet.asyncioreactor import AsyncioSelectorReactor
-
-    if isinstance(reactor, AsyncioSelectorReactor):
-        return None
-    return (
-        f"{_KEY} needs asyncio's reactor, this is {type(reactor).__name__}; "
-        "start the gateway with: twistd --reactor=asyncio coapgw …"
-    )
 
 
 class InAmqtt:

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -294,34 +295,31 @@ def test_users_come_and_go_while_it_runs(gateway: Callable[..., GatewayProcess],
     assert code_of(new(), running.mqtt) == "Bad user name or password"
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"\x10\xff\xff\xff\x7f",
-        b"\xf0\x00",
-        encode(Connect("bad")) + b"\x30\xff\xff\xff\x7f",
-        encode(Connect("bad")) + b"\x82\x03\x00\x01\x00",
-        encode(Connect("bad")) + b"\x32\x07\x00\x01\xff\x00\x01xx",
-        encode(Connect("bad")) + encode(Connect("bad")),
-        encode(Connect("bad")) + b"\x30\x05\x00\x02$Sx",
-    ],
-)
-def test_what_is_no_mqtt_ends_its_connection_and_no_other(
-    gateway: Callable[..., GatewayProcess], sent: bytes, request: pytest.FixtureRequest
-) -> None:
-    running = gateway()
+WRONG = [
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"\x10\xff\xff\xff\x7f",
+    b"\xf0\x00",
+    encode(Connect("bad")) + b"\x30\xff\xff\xff\x7f",
+    encode(Connect("bad")) + b"\x82\x03\x00\x01\x00",
+    encode(Connect("bad")) + b"\x32\x07\x00\x01\xff\x00\x01xx",
+    encode(Connect("bad")) + encode(Connect("bad")),
+    encode(Connect("bad")) + b"\x30\x05\x00\x02$Sx",
+]
+
+
+def test_what_is_no_mqtt_ends_its_connection_and_no_other(gateway: Callable[..., GatewayProcess]) -> None:
+    running = gateway("mqtt.embedded.connect_timeout=1")
     subscriber = Subscriber(running.mqtt)
-    with socket.create_connection(("127.0.0.1", running.mqtt)) as stranger:
-        stranger.settimeout(SECONDS)
-        stranger.sendall(sent)
-        try:
-            while stranger.recv(1000):
-                pass
-        except ConnectionResetError:
-            pass
+    for sent in WRONG:
+        with socket.create_connection(("127.0.0.1", running.mqtt)) as stranger:
+            stranger.settimeout(SECONDS)
+            with suppress(ConnectionResetError):
+                stranger.sendall(sent)
+                while stranger.recv(1000):
+                    pass
     post(running, b"still here")
     until(lambda: values(subscriber) == [b"still here"])
+    assert metric(running, "mqtt_clients") == 1
     subscriber.close()
 
 
