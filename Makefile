@@ -27,6 +27,8 @@ help:
 	@echo 'make bench             measure the gateway and its peers (BENCH="--help" lists the options)'
 	@echo 'make bench-coaps       the same for CoAP over DTLS'
 	@echo 'make bench-cid         the same with and without Connection IDs'
+	@echo 'make bench-hostile     devices beside floods'
+	@echo 'make bench-scale       a hundred thousand devices: start, memory; what counting costs; NON beside CON'
 	@echo 'make chaos             kill, stall and cut everything under load (CHAOS="--help")'
 	@echo 'make soak              half an hour of ordinary trouble at half load (SOAK="--minutes 60")'
 	@echo 'make lock              write requirements/*.txt anew, from the ranges in setup.cfg and requirements/test.in'
@@ -80,6 +82,14 @@ bench-coaps: $(TEST_STAMP) prerequisites
 	$(MAKE) -C bench/load
 	$(SBIN) $(PY) bench/coaps.py $(BENCH)
 
+bench-hostile: $(TEST_STAMP) prerequisites
+	$(MAKE) -C bench/load
+	$(SBIN) $(PY) bench/hostile.py $(BENCH)
+
+bench-scale: $(TEST_STAMP) prerequisites
+	$(MAKE) -C bench/load
+	$(SBIN) $(PY) bench/scale.py $(BENCH)
+
 bench-cid: $(TEST_STAMP) prerequisites
 	$(MAKE) -C bench/load all cid
 	$(SBIN) $(PY) bench/cid.py $(BENCH)
@@ -105,4 +115,4 @@ clean:
 	rm -rf .import_linter_cache twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: elsewhere help install demo test prerequisites lint unit bench bench-coaps bench-cid chaos soak lock clean
+.PHONY: elsewhere help install demo test prerequisites lint unit bench bench-coaps bench-cid bench-hostile bench-scale chaos soak lock clean

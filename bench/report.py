@@ -23,6 +23,14 @@ BLOCK_CID = (
     "<!-- bench-cid: begin; `make bench-cid BENCH='--write FILE'` replaces what follows -->",
     "<!-- bench-cid: end -->",
 )
+BLOCK_HOSTILE = (
+    "<!-- bench-hostile: begin; `make bench-hostile BENCH='--write FILE'` replaces what follows -->",
+    "<!-- bench-hostile: end -->",
+)
+BLOCK_SCALE = (
+    "<!-- bench-scale: begin; `make bench-scale BENCH='--write FILE'` replaces what follows -->",
+    "<!-- bench-scale: end -->",
+)
 
 
 def spread(values: Sequence[float], unit: str = "", digits: int = 0) -> str:

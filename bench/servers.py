@@ -19,6 +19,7 @@ BENCH = Path(__file__).resolve().parent
 BUILD = BENCH / "build"
 COAPLOAD = BUILD / "coapload"
 COAPSLOAD = BUILD / "coapsload"
+JUNKLOAD = BUILD / "junkload"
 PROGRAMS = Path(sys.executable).parent
 SOURCES = "127.0.0.0/8"  # every simulated device has an address of its own out of these
 START_SECONDS = 30.0
@@ -155,8 +156,8 @@ def gateway(place: Path, core: int, settings: Sequence[str] = ()) -> Iterator[Ru
             time.sleep(0.05)
         time.sleep(0.2)  # the file may still be growing, and start-up work ending
         ports = json.loads(ports_file.read_text())
-        coap, coaps = ports["coap"] or [0], ports["coaps"] or [0]
-        yield Running(running.pid, coap[0], ports["mqtt"][0], coaps[0])
+        coap, coaps, mqtt = ports["coap"] or [0], ports["coaps"] or [0], ports["mqtt"] or [None]
+        yield Running(running.pid, coap[0], mqtt[0], coaps[0])
 
 
 @contextmanager

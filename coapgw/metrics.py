@@ -42,6 +42,8 @@ class MessagingCounters:
     pings: int = 0
     bad_options: int = 0
     resets_received: int = 0
+    dropped_of_strangers: int = 0  # beyond what is listened to
+    dropped_over_rate: int = 0  # of endpoints that went on after many 4.29
     unmatched: int = 0  # ACK, RST or response that belongs to nothing
     retransmissions: int = 0
     given_up: int = 0  # own confirmables nobody acknowledged

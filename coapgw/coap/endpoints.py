@@ -132,7 +132,7 @@ class EndpointTable:
 
     def know(self, address: Address, now: float) -> Endpoint:
         """Make the endpoint at *address* known; the idlest of some old ones goes if there is no room."""
-        host = _host(address)
+        host = host_of(address)
         siblings = self._of_host.get(host, ())
         if len(siblings) >= self._per_host:
             self._evict(siblings[:EVICTION_CANDIDATES])
@@ -150,7 +150,7 @@ class EndpointTable:
     def forget(self, address: Address) -> Endpoint | None:
         """Let the endpoint at an address go; return it."""
         endpoint = self.by_address.pop(address, None)
-        host = _host(address)
+        host = host_of(address)
         if endpoint is not None and host is not None:
             left = tuple(one for one in self._of_host[host] if one is not endpoint)
             if left:
@@ -182,6 +182,6 @@ class EndpointTable:
                 self.by_address.move_to_end(address)
 
 
-def _host(address: Address) -> Hashable:
+def host_of(address: Address) -> Hashable:
     """Return the host of a socket address, None of an association: how many a device has of these is known there."""
     return address[0] if isinstance(address, tuple) and address else None

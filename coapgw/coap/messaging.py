@@ -27,7 +27,7 @@ without parsing, and nobody pays for a lock, a timer or a Deferred.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -42,6 +42,7 @@ from coapgw.coap.codec import (
     MESSAGE_PARTS,
     RST,
     TOKEN_LIMIT,
+    TOO_MANY_REQUESTS,
     MessageFormatError,
     OptionRefused,
     Options,
@@ -56,6 +57,7 @@ from coapgw.coap.exchanges import PENDING, ExchangeMemory
 from coapgw.coap.observe import Notifications
 from coapgw.coap.outgoing import Outgoing, Transmission
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
+from coapgw.coap.strangers import Strangers
 from coapgw.metrics import MessagingCounters
 
 EXPIRE_PER_BATCH: Final = 256  # twice what a batch of datagrams can add, so that forgetting keeps up
@@ -144,17 +146,30 @@ class MessageLayer(ClientRole):
             per_host=self.limits.endpoints_per_host,
         )
         self._endpoints = self._table.by_address
-        self._strangers: OrderedDict[tuple[Address, int], tuple[float, bytes]] = OrderedDict()
+        self._strangers = Strangers(
+            self.limits.stranger_exchanges,
+            self.limits.stranger_datagrams_per_host,
+            self.limits.stranger_datagrams,
+        )
         self._handlers: dict[bytes, Handler] = {}
         self._is_proven = is_proven
         self._proof = AddressProof(random, self.limits.extra_bytes_to_strangers, self.counters)
         self._waiting: deque[Exchange] = deque()  # confirmables without an answer, in the order their ACKs fall due
         self._outbox: list[tuple[bytes, Address]] = []
         self._now = -math.inf
+        self._pending_limit = self.limits.pending_per_endpoint
+        self._refusals: dict[Endpoint, int] = {}  # how many 4.29 each got in this second
+        self._muted: set[Endpoint] = set()
+        self._second_ends = -math.inf
         self._turn_due = -math.inf
         self._sweep_due = -math.inf
 
     # ------------------------------------------------------------------ datagrams in
+
+    def crowd(self, *, crowded: bool) -> None:
+        """Know whether more arrives than can be served."""
+        limits = self.limits
+        self._pending_limit = limits.pending_when_crowded if crowded else limits.pending_per_endpoint
 
     def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
         """Take a datagram; raises nothing that the peer could cause."""
@@ -166,6 +181,12 @@ class MessageLayer(ClientRole):
         endpoint = self._endpoints.get(address)
         if endpoint is None or endpoint.generation != self._peers.generation:
             endpoint = self._identify(address, endpoint, now)
+            if endpoint is None:
+                counters.dropped_of_strangers += 1
+                return
+        if self._muted and endpoint in self._muted:
+            counters.dropped_over_rate += 1
+            return
         token_end = _TOKEN_END[data[0]] if len(data) >= HEADER_BYTES else 0
         if token_end and endpoint.base and 0 < data[1] < 0x20:
             non_confirmable = token_end & _NON_FLAG
@@ -184,7 +205,7 @@ class MessageLayer(ClientRole):
                 handler is not None
                 and data[1] == endpoint.code
                 and data.startswith(prefix, token_end)
-                and endpoint.pending < self.limits.pending_per_endpoint
+                and endpoint.pending < self._pending_limit
             ):
                 counters.requests += 1
                 endpoint.last_seen = now
@@ -261,7 +282,7 @@ class MessageLayer(ClientRole):
                     _ACK_HEAD[token_end - HEADER_BYTES] + _CODE[BAD_OPTION] + data[2:token_end], endpoint.address
                 )
             return
-        if endpoint.pending >= self.limits.pending_per_endpoint:
+        if endpoint.pending >= self._pending_limit:
             self.counters.refused_busy += 1  # like a lost datagram: the client's own backoff is the remedy
             return
         self.counters.requests += 1
@@ -281,8 +302,8 @@ class MessageLayer(ClientRole):
 
     def _repeat_to_stranger(self, data: bytes, address: Address, now: float) -> bool:
         """Treat a stranger's request as a repeat if it is one."""
-        expires, answer = self._strangers.get((address, data[2] << 8 | data[3]), (-math.inf, b""))
-        if expires <= now:
+        answer = self._strangers.answer(address, data[2] << 8 | data[3], now)
+        if answer is None:
             return False
         self.counters.duplicates += 1
         if answer and not data[0] & _NON_BIT and len(answer) <= room_for_answer(len(data)):
@@ -312,9 +333,7 @@ class MessageLayer(ClientRole):
         message_id = header[2] << 8 | header[3]
         if not endpoint.base:
             lifetime = self.parameters.non_lifetime if header[0] & _NON_BIT else self._lifetime
-            self._strangers[endpoint.address, message_id] = (self._now + lifetime, answer)
-            if len(self._strangers) > self.limits.stranger_exchanges:
-                self._strangers.popitem(last=False)
+            self._strangers.remember(endpoint.address, message_id, self._now + lifetime, answer)
         elif answer is PENDING:
             wheel = self._memory.non_confirmable if header[0] & _NON_BIT else self._memory.confirmable
             wheel.bucket.append(endpoint.base | message_id)
@@ -330,6 +349,8 @@ class MessageLayer(ClientRole):
         endpoint.pending -= 1
         if exchange.tally is not None:
             exchange.tally[code] += 1
+        if code == TOO_MANY_REQUESTS:
+            self._refused(endpoint)
         if header[0] & _NON_BIT:
             message_id = endpoint.next_message_id()
             head = bytes((0x50 | header[0] & 15, code, message_id >> 8, message_id & 0xFF))
@@ -342,6 +363,12 @@ class MessageLayer(ClientRole):
             answer = _ACK_HEAD[header[0] & 15] + _CODE[code] + header[2:] + body
             self._remember(exchange, answer)
             self._send(answer, endpoint.address)
+
+    def _refused(self, endpoint: Endpoint) -> None:
+        """Count a 4.29; who goes on all the same is not listened to for the rest of the second."""
+        times = self._refusals[endpoint] = self._refusals.get(endpoint, 0) + 1
+        if times >= self.limits.refusals_per_endpoint:
+            self._muted.add(endpoint)
 
     def room(self, exchange: Exchange) -> int:
         """Return how many bytes the answer may have, header and token included."""
@@ -429,24 +456,29 @@ class MessageLayer(ClientRole):
         """Do what is to be done a few times a second."""
         self._memory.expire(now, EXPIRE_PER_BATCH)
         self._turn_due = min(self._memory.confirmable.bucket_ends, self._memory.non_confirmable.bucket_ends)
+        if now >= self._second_ends:
+            self._second_ends = now + 1.0
+            self._refusals.clear()
+            self._muted.clear()
         if now < self._sweep_due:
             return
         self._sweep_due = now + SWEEP_SECONDS
         self._table.sweep(now, SWEEP_SECONDS)
-        strangers = self._strangers
-        while strangers and next(iter(strangers.values()))[0] <= now:
-            strangers.popitem(last=False)
+        self._strangers.expire(now)
         self.counters.evicted_exchanges = self._memory.evicted
         self.counters.evicted_endpoints = self._table.evicted
 
-    def _identify(self, address: Address, endpoint: Endpoint | None, now: float) -> Endpoint:
-        """Ask who is behind *address*; a stranger does not become known."""
+    def _identify(self, address: Address, endpoint: Endpoint | None, now: float) -> Endpoint | None:
+        """Ask who is behind *address*; a stranger does not become known, and is not listened to too often."""
         generation = self._peers.generation
         principal = self._peers.identify(address)
-        if endpoint is None:
-            endpoint = self._table.stranger(address) if principal is None else self._table.know(address, now)
-            if principal is not None:
-                self._greet(endpoint)
+        if endpoint is None and principal is None:
+            if not self._strangers.admit(address, now):
+                return None
+            endpoint = self._table.stranger(address)
+        elif endpoint is None:
+            endpoint = self._table.know(address, now)
+            self._greet(endpoint)
         endpoint.generation = generation
         if endpoint.principal is not principal:
             endpoint.principal = principal

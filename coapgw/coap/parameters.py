@@ -69,7 +69,11 @@ class MessagingLimits:
         exchanges: answers remembered for repeats, of all endpoints together (about 130 bytes each).
         stranger_exchanges: the same for peers that are not known, in a table of their own, so that a flood of spoofed
             addresses never costs a device its entry.
+        stranger_datagrams_per_host: datagrams a second of one host that is not known; more are dropped unseen.
+        stranger_datagrams: the same of all hosts that are not known.
         pending_per_endpoint: requests of one endpoint that wait for their answer; one that keeps to NSTART has one.
+        pending_when_crowded: the same while more arrives than can be served: who floods goes short, and nobody else.
+        refusals_per_endpoint: 4.29 that an endpoint gets in a second; one that goes on is not heard until it is over.
         queued_per_endpoint: own confirmables to one endpoint waiting for their turn (NSTART).
         remembered_handlers: option blocks whose meaning is remembered.
         piggyback_seconds: how long an answer may take to travel in the acknowledgement; half of the shortest time
@@ -83,7 +87,11 @@ class MessagingLimits:
     endpoints_per_host: int = 64
     exchanges: int = 4_000_000
     stranger_exchanges: int = 65_536
+    stranger_datagrams_per_host: int = 500
+    stranger_datagrams: int = 5000
     pending_per_endpoint: int = 1024
+    pending_when_crowded: int = 16
+    refusals_per_endpoint: int = 100
     queued_per_endpoint: int = 64
     remembered_handlers: int = 4096
     piggyback_seconds: float = 1.0

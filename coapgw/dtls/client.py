@@ -185,6 +185,9 @@ class DtlsClient:
                     break
         return out
 
+    def crowd(self, *, crowded: bool) -> None:
+        """Do nothing: there is one peer only."""
+
     def next_timer(self) -> float | None:
         """Return when ``handle_timer`` is to be called, or None."""
         if self.stage is Stage.ENDED:

@@ -26,6 +26,8 @@ MEANINGS: Final[Mapping[str, str]] = {
     "coap_answers": "CoAP requests that were answered, by resource and code of the answer; repeats are not counted",
     "coap_bad_options": "Messages with a critical option that is not known",
     "coap_resets_received": "RSTs that arrived",
+    "coap_dropped_of_strangers": "Datagrams of hosts that are no devices, dropped because there were too many of them",
+    "coap_dropped_over_rate": "Datagrams of devices dropped, because they went on after a hundred 4.29 in a second",
     "coap_unmatched": "ACKs, RSTs and responses that belong to nothing",
     "coap_retransmissions": "Own confirmables sent again",
     "coap_given_up": "Own confirmables nobody acknowledged",

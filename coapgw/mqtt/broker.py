@@ -109,7 +109,8 @@ class Broker:
         on_output: called when there are connections to flush after there were none: see ``take_writable``.  It should
             ``tell_time``, so that what the gateway publishes after a silence is not judged by an old clock.
         on_publish: called with (connection, topic, payload) before a client's message is routed; True takes it away.
-        crowded: online sessions whose queue is over half full, until it is under a quarter.
+        crowded: sessions whose queue is over half full, until it is under a quarter; of those whose client is away,
+            ones that are expected back.
         sessions: by client id, connected or not.
         counters, limits: as given.
     """

@@ -5,9 +5,10 @@ Three things make it more than a function call.
 * After a start the broker has no clients yet, but the spool may be full of what was acknowledged before.  Published at
   once, it would go to nobody.  So the link is not ready until the clients that were there before are back, or
   ``HOLD_SECONDS`` have passed.
-* A subscriber that is slower than the spool would have its queue overrun.  So the link is not ready while an online
-  subscriber's queue is more than half full and the subscriber is getting on with it; one that acknowledges nothing for
-  ``STALLED_SECONDS`` is not waited for, and neither is anyone once the spool is half full.
+* A subscriber that is slower than the spool would have its queue overrun, and so would one that is away for a moment.
+  So the link is not ready while a subscriber's queue is more than half full and the subscriber is getting on with it;
+  one that acknowledges nothing, or is away, for ``STALLED_SECONDS`` is not waited for, and neither is anyone once the
+  spool is half full.
 * Messages that subscribers owe an acknowledgement stay in the spool, those of absent ones for as long as they are away.
   Devices come first: in a spool that is three quarters full the oldest of them are let go.  The subscribers still find
   them in the broker's memory, but not after a restart.
@@ -93,6 +94,9 @@ class EmbeddedLink:
 
     def handle_timer(self) -> None:
         """Look whether waiting is over, and whether the spool needs room; called about once a second."""
+        stalled = self._clock() - STALLED_SECONDS
+        for session in [one for one in self._broker.crowded if one.is_expected and one.last_progress < stalled]:
+            session.give_up()
         if self.ready():
             self._delivery.resume()
         if self._fill() < RELEASE_ABOVE:

@@ -38,7 +38,7 @@ class Shared:
         max_queue: messages that wait for one client.
         max_queue_bytes: payload bytes that wait for one client.
         now: the broker's clock, as it was told last.
-        crowded: online sessions that are more than half full.
+        crowded: sessions that are more than half full, online or expected back.
         on_relief: called when *crowded* becomes empty.
         journal: the way to the disk.
     """
@@ -67,7 +67,8 @@ class Session:
         expiry: seconds that the session outlives its connection; NEVER for "clean session 0" of 3.1.1.
 
     ``outbox`` is None while the client is away.  ``last_progress`` is the broker's clock when the client last
-    acknowledged something, or when something was first sent to it after it owed nothing.
+    acknowledged something, or when something was first sent to it after it owed nothing, or when it went away.  One
+    that went away ``is_expected`` back, until ``give_up``.
     """
 
     client_id: str
@@ -80,6 +81,7 @@ class Session:
     queue: deque[Owed] | tuple[()] = ()  # an empty deque would be a sixth of what an idle client costs
     received: set[int] | frozenset[int] = frozenset()  # QoS 2 from the client: published, not yet released
     last_progress: float = 0.0
+    is_expected: bool = False
     dropped: int = 0
     changed_in: int = 0  # the journal's generation with the latest change of subscriptions
     ends: float | None = None  # the broker's clock when it ends if the client does not come back
@@ -225,7 +227,7 @@ class Session:
             oldest = queue.popleft()
             self._queue_bytes -= len(oldest[0].payload)
             self._drop(oldest, pushed_out)
-        if self.outbox is not None:
+        if self.outbox is not None or self.is_expected:
             self._join_crowd()
         return pushed_out or None
 
@@ -377,6 +379,7 @@ class Session:
     def attach(self, outbox: Outbox) -> None:
         """The client is here: send what it is owed, what was in flight first, in order and marked DUP (section 4.4)."""
         self.outbox = outbox
+        self.is_expected = False
         self.ends = None
         self.last_progress = self.shared.now
         for packet_id in self._completing:
@@ -389,6 +392,10 @@ class Session:
         """The client is away; what devices sent it is kept on disk from now on, out of the spool's way."""
         self.outbox = None
         self._resend = None
+        self.last_progress = self.shared.now
+        self.is_expected = self.persistent
+        if self.is_expected:
+            self._join_crowd()
         self._leave_crowd()
         journal = self.shared.journal
         if not self.expiry or journal.store is None or journal.is_full:
@@ -428,6 +435,7 @@ class Session:
     def end(self) -> list[Owed]:
         """Forget everything; return what was owed, in order: it is the caller's to give to others, or ``let_go``."""
         self.outbox = None
+        self.is_expected = False
         owed = [*self.inflight.values(), *self.queue]
         journal = self.shared.journal
         journal.forget_received(self.client_id, self.received)
@@ -453,21 +461,26 @@ class Session:
 
     # ------------------------------------------------------------------ the crowd
 
+    def give_up(self) -> None:
+        """Wait no longer for a client that is away."""
+        self.is_expected = False
+        self._leave_crowd()
+
     def _join_crowd(self) -> None:
         shared = self.shared
         full = len(self.queue) * 2 > shared.max_queue or self._queue_bytes * 2 > shared.max_queue_bytes
         if full and self not in shared.crowded:
             shared.crowded.add(self)
-            if not self.inflight:
+            if not self.inflight and self.outbox is not None:
                 self.last_progress = shared.now
 
     def _leave_crowd(self) -> None:
-        """Leave the crowd if there is room again, or nobody here to make any."""
+        """Leave the crowd if there is room again, or nobody who is to make any."""
         shared = self.shared
         if self not in shared.crowded:
             return
         full = len(self.queue) * 4 >= shared.max_queue or self._queue_bytes * 4 >= shared.max_queue_bytes
-        if self.outbox is None or not full:
+        if not full or (self.outbox is None and not self.is_expected):
             shared.crowded.discard(self)
             if not shared.crowded and shared.on_relief is not None:
                 shared.on_relief()

@@ -459,6 +459,7 @@ class _Watched:
         self._see = see
         self.next_timer = machine.next_timer
         self.handle_timer = machine.handle_timer
+        self.crowd = machine.crowd
 
     def receive_datagram(self, data: bytes, address: Address, now: float, /) -> None:
         self._see(data, False, now)

@@ -26,6 +26,10 @@ class SecureLayer:
         self.front.seal(self.messages.datagrams_to_send(now))
         return self.front.datagrams_to_send()
 
+    def crowd(self, *, crowded: bool) -> None:
+        """Know whether more arrives than can be served."""
+        self.messages.crowd(crowded=crowded)
+
     def next_timer(self) -> float | None:
         """Return when ``handle_timer`` is to be called, None if nothing can become due."""
         return min(

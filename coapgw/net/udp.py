@@ -30,6 +30,7 @@ BATCH: Final = 128  # datagrams a turn of the reactor: about two milliseconds, t
 DATAGRAM_LIMIT: Final = 65_535  # a larger buffer costs nothing (measured), a smaller one would cut datagrams
 ANCILLARY_BYTES: Final = 64  # holds one in6_pktinfo with its header
 SOURCES_REMEMBERED: Final = 1024  # of our addresses; 127.0.0.0/8 alone has 16 million, and senders choose
+CROWDED_ABOVE, CROWDED_BELOW = 0.5, 0.25  # of the receive buffer
 FAILURES_LOGGED: Final = 20  # of the pump, per socket and run
 
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # linux/in.h; Python has the name since 3.13
@@ -39,6 +40,7 @@ _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h: beyond net.core.rmem_max, f
 
 _SO_MEMINFO: Final = 55  # asm-generic/socket.h, Linux 4.12
 _MEMINFO: Final = struct.Struct("=9I")  # linux/sock_diag.h: SK_MEMINFO_DROPS is the last
+_RMEM_ALLOC, _RCVBUF = 0, 1
 
 _WILDCARDS: Final = ("", "0.0.0.0", "::")
 
@@ -50,6 +52,9 @@ class Layer(Protocol):
 
     def receive_datagram(self, data: bytes, address: Address, now: float, /) -> None:
         """Take a datagram."""
+
+    def crowd(self, *, crowded: bool) -> None:
+        """Know whether more arrives than can be served."""
 
     def datagrams_to_send(self, now: float, /) -> list[tuple[bytes, Address]]:
         """Return what is to be sent."""
@@ -103,6 +108,7 @@ class CoapPort(udp.Port):
         self._sources: dict[bytes, _Ancillary] = {}
         self._made: socket.socket | None = None
         self.granted_buffer = 0
+        self._is_crowded = False
 
     # ------------------------------------------------------------------ the socket
 
@@ -163,10 +169,11 @@ class CoapPort(udp.Port):
         receive_datagram, now = self.layer.receive_datagram, self._monotonic()
         receive = self._receive_with_information if self._wildcard else self._receive_plain
         self._reading = True
-        size = 0
+        size = count = 0
         try:
             for data, address in receive():
                 size += len(data)
+                count += 1
                 try:
                     receive_datagram(data, address, now)
                 except Exception:  # noqa: BLE001 - the pump: whatever one datagram does, the others are served
@@ -179,7 +186,19 @@ class CoapPort(udp.Port):
         finally:
             self._reading = False
             self.counters.received_bytes += size
+        if count == BATCH or self._is_crowded:
+            self._look_at_backlog()
         self.flush()
+
+    def _look_at_backlog(self) -> None:
+        """Tell the layer when the receive buffer is nearly full, and when it no longer is."""
+        crowded = False
+        with suppress(OSError, struct.error):
+            state = _MEMINFO.unpack(self.socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+            crowded = state[_RMEM_ALLOC] > state[_RCVBUF] * (CROWDED_BELOW if self._is_crowded else CROWDED_ABOVE)
+        if crowded != self._is_crowded:
+            self._is_crowded = crowded
+            self.layer.crowd(crowded=crowded)
 
     def _receive_plain(self) -> Iterator[tuple[bytes, Address]]:
         """Yield what waits in the socket, at most a batch."""

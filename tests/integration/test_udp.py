@@ -144,6 +144,38 @@ def test_a_burst_of_a_thousand_fits_the_receive_buffer_and_is_read_in_turns(loop
     assert max(turns) <= BATCH  # between two turns everybody else has theirs
 
 
+class Watching(MessageLayer):
+    """Remembers what it is told of the receive buffer."""
+
+    def __init__(self, site: RecordingSite, wake: Callable[[], None]) -> None:
+        super().__init__(site, Peers("127.0.0.1"), random.Random(1), wake=wake)
+        self.told: list[bool] = []
+
+    def crowd(self, *, crowded: bool) -> None:
+        self.told.append(crowded)
+
+
+def test_a_receive_buffer_that_fills_is_noticed_and_that_it_is_over(loop: Loop) -> None:
+    layers: list[Watching] = []
+
+    def make(wake: Callable[[], None]) -> Watching:
+        layers.append(Watching(loop.site, wake))
+        return layers[0]
+
+    port = CoapPort(0, "127.0.0.1", make, loop.reactor, receive_buffer=256 << 10)
+    port.startListening()
+    with _client() as client:
+        for number in range(2000):  # more than there is room for
+            client.sendto(datagram(message_id=number), ("127.0.0.1", port.number))
+        loop.reactor.iterate(0)
+        assert layers[0].told == [True]
+        loop.until(lambda: layers[0].told == [True, False])
+        for number in range(BATCH):
+            client.sendto(datagram(message_id=2000 + number), ("127.0.0.1", port.number))
+        loop.until(lambda: loop.site.requests[-1][0].header[2:4] == (1999 + BATCH).to_bytes(2, "big"))
+    assert layers[0].told == [True, False]
+
+
 def test_an_answer_that_comes_later_is_sent_without_another_datagram(loop: Loop) -> None:
     number = loop.listen("0.0.0.0").number
     held: list[Exchange] = []

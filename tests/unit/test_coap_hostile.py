@@ -8,7 +8,7 @@ import random
 import pytest
 
 from coapgw.coap.blockwise import BlockwiseLimits, BlockwiseSite
-from coapgw.coap.codec import CHANGED, CONTENT, GET, encode_body
+from coapgw.coap.codec import CHANGED, CONTENT, GET, TOO_MANY_REQUESTS, encode_body
 from coapgw.coap.exchange import Exchange
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.outgoing import NoResponse, Response
@@ -130,6 +130,66 @@ class _Inner:
         return False
 
 
+# ---------------------------------------------------------------------- floods of strangers
+
+
+def test_a_stranger_is_listened_to_so_many_times_a_second_and_devices_always_are() -> None:
+    rig = Rig(changed, MessagingLimits(stranger_datagrams_per_host=10))
+    for _ in range(2):
+        answered = [rig.receive(datagram(message_id=number), STRANGER) for number in range(100)]
+        assert [bool(answer) for answer in answered] == [True] * 10 + [False] * 90
+        assert rig.receive(datagram(message_id=int(rig.now)))
+        assert rig.receive(datagram(message_id=1), ("192.0.2.99", 5683))
+        rig.advance(400)
+    assert rig.layer.counters.dropped_of_strangers == 180
+
+
+def test_all_strangers_together_are_listened_to_so_many_times_a_second() -> None:
+    rig = Rig(changed, MessagingLimits(stranger_datagrams=50))
+    spoofed = [(f"198.51.{number >> 8}.{number & 255}", 5683) for number in range(1000)]
+    assert sum(bool(rig.receive(datagram(), address)) for address in spoofed) == 50
+    assert rig.receive(datagram())
+
+
+def test_who_becomes_a_device_is_listened_to_at_once() -> None:
+    rig = Rig(changed, MessagingLimits(stranger_datagrams_per_host=1))
+    assert rig.receive(datagram(message_id=1), STRANGER)
+    assert not rig.receive(datagram(message_id=2), STRANGER)
+    rig.peers.hosts.add(STRANGER[0])
+    rig.peers.generation += 1
+    assert rig.receive(datagram(message_id=2), STRANGER)
+
+
+# ---------------------------------------------------------------------- floods of devices
+
+
+def test_who_goes_on_after_many_refusals_is_not_heard_until_the_second_is_over() -> None:
+    def refuse(exchange: Exchange, payload: bytes) -> None:
+        exchange.respond(TOO_MANY_REQUESTS if payload == b"flood" else CHANGED)
+
+    rig = Rig(refuse, MessagingLimits(refusals_per_endpoint=10))
+    answers = [rig.receive(datagram(message_id=number, payload=b"flood")) for number in range(50)]
+    assert [bool(answer) for answer in answers] == [True] * 10 + [False] * 40
+    assert rig.layer.counters.dropped_over_rate == 40
+    assert rig.receive(datagram(message_id=1, payload=b"x"), OTHER)
+    rig.advance(2)
+    assert rig.receive(datagram(message_id=40, payload=b"x")) == [b"\x60\x44\x00\x28"]  # it was no repeat
+
+
+def test_when_more_arrives_than_can_be_served_who_floods_goes_short() -> None:
+    rig = Rig(limits=MessagingLimits(pending_when_crowded=4, pending_per_endpoint=8))
+    rig.layer.crowd(crowded=True)
+    for number in range(20):
+        rig.receive(datagram(message_id=number))
+    rig.receive(datagram(message_id=1), OTHER)
+    assert [exchange.endpoint.address for exchange, _ in rig.site.requests] == [DEVICE] * 4 + [OTHER]
+    rig.layer.crowd(crowded=False)
+    for number in range(20):
+        rig.receive(datagram(message_id=number))
+    assert len(rig.site.requests) == 9
+    assert rig.layer.counters.refused_busy == 16 + 12
+
+
 # ---------------------------------------------------------------------- what is not theirs
 
 
@@ -148,7 +208,7 @@ def test_a_token_that_is_used_again_while_it_is_in_use_gets_both_answers() -> No
 @pytest.mark.parametrize("kind", [ACK, RST])
 def test_stray_acknowledgements_and_resets_end_nothing_of_others(kind: int) -> None:
     """Every eighth there is and the right one, from the wrong address and the wrong port."""
-    rig = Rig()
+    rig = Rig(limits=MessagingLimits(stranger_datagrams=100_000, stranger_datagrams_per_host=100_000))
     rig.receive(datagram(token=b"tk", payload=b"x"))
     rig.advance(1.5)
     rig.site.requests[0][0].respond(CHANGED)

@@ -125,6 +125,35 @@ def test_it_waits_neither_for_one_that_is_stuck_nor_when_the_spool_fills() -> No
     assert rig.link.ready()
 
 
+def test_it_waits_for_a_subscriber_that_is_away_for_a_moment_so_that_nothing_is_dropped() -> None:
+    rig = Rig()
+    rig.subscriber(clean=False).lose()
+    while rig.link.ready():
+        rig.deliver()
+    assert rig.broker.counters.dropped == 0
+    rig.now += STALLED_SECONDS - 1
+    rig.link.handle_timer()
+    assert not rig.link.ready()
+    back = Peer(rig.broker, now=rig.now).send(Connect("client", False))
+    while messages := back.messages():
+        back.ack(*messages)
+    assert rig.link.ready()
+    assert rig.delivery.done == rig.delivery.taken
+
+
+def test_it_does_not_wait_for_one_that_stays_away() -> None:
+    rig = Rig()
+    rig.subscriber(clean=False).lose()
+    while rig.link.ready():
+        rig.deliver()
+    rig.now += STALLED_SECONDS + 1
+    rig.link.handle_timer()
+    assert rig.delivery.resumed
+    rig.deliver(200)
+    assert rig.link.ready()
+    assert rig.broker.counters.dropped == rig._place - 100
+
+
 def test_a_full_spool_lets_the_oldest_owed_messages_go_once_and_the_subscriber_still_gets_them() -> None:
     rig = Rig()
     rig.subscriber(clean=False).lose()

@@ -226,10 +226,27 @@ def test_crowded_is_who_is_half_full_and_here_until_a_quarter() -> None:
     client.publish(50)
     assert client.shared.crowded == {client.session}
     client.session.detach()
-    assert (client.shared.crowded, relieved) == (set(), [True])
+    assert (client.shared.crowded, relieved) == ({client.session}, [])  # it is expected back
     client.here()
     client.sent()
-    assert relieved == [True]  # everything fitted at once
+    assert (client.shared.crowded, relieved) == (set(), [True])  # everything fitted at once
+
+
+def test_who_is_away_is_crowded_while_it_is_expected_back() -> None:
+    client = Client(max_queue=100)
+    client.session.detach()
+    client.publish(*range(50))
+    assert client.shared.crowded == set()
+    client.publish(50)
+    assert client.shared.crowded == {client.session}
+    client.session.give_up()
+    client.publish(51)
+    assert client.shared.crowded == set()
+    client.here()
+    client.session.detach()
+    assert client.session.is_expected
+    client.session.end()
+    assert (client.session.is_expected, client.shared.crowded) == (False, set())
 
 
 def test_relief_comes_at_a_quarter() -> None:
