@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import lru_cache, partial
 from typing import Any, Final
 
-from amqtt.adapters import ReaderAdapter, WriterAdapter
 from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
 from twisted.internet.defer import Deferred, succeed
@@ -25,11 +24,11 @@ from coapgw.interfaces import IDelivery
 from coapgw.metrics import AmqttCounters
 from coapgw.mqtt.access import AccessList
 from coapgw.mqtt.amqtt_complaints import Complaints
+from coapgw.mqtt.amqtt_connection import AmqttConnection
 from coapgw.mqtt.amqtt_fanout import Backlog, Fanout, Recipient
-from coapgw.mqtt.amqtt_guard import ClientRefused, Guard
+from coapgw.mqtt.amqtt_guard import Guard
 from coapgw.mqtt.amqtt_rules import AccessPlugin
 from coapgw.mqtt.broker import BrokerLimits
-from coapgw.mqtt.connection import FLUSH_SECONDS, Closing
 from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publication import Publication
 from coapgw.mqtt.remembered import ASSIGNED_ID
@@ -37,254 +36,11 @@ from coapgw.mqtt.topics import compiled_filter
 
 LISTENER: Final = "gateway"
 STATUS_SECONDS: Final = 10  # between two rounds of $SYS
-STALLED_SECONDS: Final = 10.0  # for a client to read something
-UNREAD_BYTES: Final = 65_536  # of a client that aMQTT has not read before the socket is not read either
 BUSY_MESSAGES: Final = 2_000  # of clients on their way to clients; beyond that nobody is read from
 BUSY_LOOK_SECONDS: Final = 0.05
 READY_LOOKS: Final = 20  # afterwards the once-a-second look is enough
 READY_LOOK_SECONDS: Final = 0.005
 STOP_SECONDS: Final = 3.0  # for aMQTT to stop
-RETAINED_QOS_0: Final = 0x31  # first byte of a PUBLISH, section 3.3.1
-
-
-class _Reader(ReaderAdapter):  # type: ignore[misc]  # aMQTT ships no types
-    """What aMQTT reads of one client."""
-
-    def __init__(self, relieved: Callable[[], None]) -> None:
-        """Have *relieved* called whenever something was read."""
-        self._buffer = bytearray()
-        self._needed = 0
-        self._more: asyncio.Future[None] | None = None
-        self._ended = False
-        self._relieved = relieved
-
-    @property
-    def is_full(self) -> bool:
-        """Whether more is there than is being waited for."""
-        return len(self._buffer) > max(UNREAD_BYTES, self._needed)
-
-    def feed(self, data: bytes) -> None:
-        """Have more to read."""
-        self._buffer += data
-        if len(self._buffer) >= self._needed:
-            self._wake()
-
-    def feed_eof(self) -> None:
-        """Have no more to read, ever."""
-        self._ended = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._more is not None and not self._more.done():
-            self._more.set_result(None)
-
-    async def read(self, n: int = -1) -> bytes:
-        """Return *n* bytes; fewer if there will be no more."""
-        while len(self._buffer) < n and not self._ended:
-            self._needed = n
-            self._more = asyncio.get_running_loop().create_future()
-            try:
-                await self._more
-            finally:
-                self._more = None
-                self._needed = 0
-        size = len(self._buffer) if n < 0 else n
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        self._relieved()
-        return data
-
-
-class _Writer(WriterAdapter):  # type: ignore[misc]  # the same
-    """Where aMQTT writes to one client."""
-
-    def __init__(self, connection: AmqttConnection) -> None:
-        """Write to *connection*."""
-        self._connection = connection
-
-    def write(self, data: bytes) -> None:
-        """Send a packet, unless it is one that the client should not see."""
-        self._connection.send(bytes(data))
-
-    async def drain(self) -> None:
-        """Wait until the socket takes more.  Raises ConnectionResetError if it never will."""
-        await self._connection.drained()
-
-    def get_peer_info(self) -> tuple[str, int]:
-        """Return where the client is; the port is in the text."""
-        return self._connection.peer, 0
-
-    def get_ssl_info(self) -> None:
-        """TLS ends before aMQTT."""
-
-    async def close(self) -> None:
-        """Close when everything is written."""
-        self._connection.finish()
-
-
-class AmqttConnection:
-    """One client's connection, as the glue sees it: bytes in, bytes out.
-
-    Attributes:
-        peer: where it came from.
-        closing: what the glue has to do with the transport.
-        guard: what it may say.
-    """
-
-    is_5 = False
-
-    def __init__(self, engine: AmqttEngine, peer: str, guard: Guard) -> None:
-        """Made by ``AmqttEngine.open_connection``."""
-        self._engine = engine
-        self.peer = peer
-        self.guard = guard
-        self.closing = Closing.NO
-        self.reader = _Reader(self._relieved)
-        self.writer = _Writer(self)
-        self._output: list[bytes] = []
-        self._lost = False
-        self._was_congested = False
-        self._paused_since: float | None = None
-        self._closing_since = 0.0
-        self._writable: asyncio.Future[None] | None = None
-
-    @property
-    def client_id(self) -> str:
-        """The client's id, once it was accepted."""
-        assert self.guard.client is not None
-        return self.guard.client.client_id
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the client can still be sent to."""
-        return self.closing is Closing.NO
-
-    # ------------------------------------------------------------------ the glue's side
-
-    def receive_data(self, data: bytes, now: float) -> None:
-        """Take bytes from the client; what is wrong with them ends in ``closing``, not in an exception."""
-        if not self.is_open:
-            return
-        engine, guard = self._engine, self.guard
-        engine.counters.bytes_in += len(data)
-        is_new = guard.client is None
-        try:
-            passed = guard.receive(data, now)
-        except ClientRefused as refused:
-            engine.refused(is_new)
-            if refused.answer:
-                self._output.append(refused.answer)
-                self.finish()
-            else:
-                self.fail()
-            return
-        self.reader.feed(passed)
-        if is_new and guard.client is not None:
-            engine.serve(self)
-
-    def data_to_send(self) -> bytes:
-        """Return what to write now."""
-        output, self._output = self._output, []
-        data = b"".join(output)
-        self._engine.counters.bytes_out += len(data)
-        return data
-
-    @property
-    def is_congested(self) -> bool:
-        """Whether the client should not be read from for now."""
-        self._was_congested = self.reader.is_full or self._engine.is_busy()
-        return self._was_congested
-
-    def pause(self) -> None:
-        """The transport's buffer is full."""
-        self._paused_since = self._engine.now
-
-    def resume(self) -> None:
-        """The transport takes bytes again."""
-        self._paused_since = None
-        self._let_go()
-
-    def connection_lost(self, now: float) -> None:
-        """The transport is gone."""
-        self._lost = True
-        self.closing = Closing.ABORT
-        self.reader.feed_eof()
-        self._let_go()
-        self._engine.forget(self)
-
-    # ------------------------------------------------------------------ the engine's side
-
-    def fail(self) -> None:
-        """Close at once; aMQTT finds that the client has gone."""
-        if self.closing is not Closing.ABORT:
-            self.closing = Closing.ABORT
-            self._output.clear()
-            self.reader.feed_eof()
-            self._let_go()
-            self._engine.wake(self)
-
-    def finish(self) -> None:
-        """Close when everything is written."""
-        if self.is_open:
-            self.closing = Closing.FLUSH
-            self._closing_since = self._engine.now
-            self.reader.feed_eof()
-            self._engine.wake(self)
-
-    def look(self, now: float) -> bool:
-        """Close if the client has been silent, or has read nothing, for too long; return whether that is so."""
-        if self.closing is Closing.FLUSH:
-            is_overdue = now - self._closing_since > FLUSH_SECONDS
-        elif self._paused_since is not None:
-            is_overdue = now - self._paused_since > STALLED_SECONDS
-        else:
-            if self._was_congested:  # it is we who do not listen
-                self.guard.last_heard = now
-            is_overdue = self.is_open and self.guard.is_overdue(now)
-        if is_overdue:
-            self.fail()
-        return is_overdue
-
-    def send(self, data: bytes) -> None:
-        """Send a packet of aMQTT's, unless it is a retained message that this client has not asked for."""
-        if not self.is_open:
-            return
-        if data[0] == RETAINED_QOS_0 and not self._engine.is_asked_for(self.client_id, _topic(data)):
-            self._engine.counters.withheld += 1
-            return
-        self._output.append(data)
-        self._engine.wake(self)
-
-    async def drained(self) -> None:
-        """Wait until the transport takes more.  Raises ConnectionResetError if it never will."""
-        while self._paused_since is not None and self.is_open:
-            if self._writable is None:
-                self._writable = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._writable)
-        if self._lost or self.closing is Closing.ABORT:
-            raise ConnectionResetError
-
-    def _let_go(self) -> None:
-        writable, self._writable = self._writable, None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
-
-    def _relieved(self) -> None:
-        if self._was_congested and not self.is_congested:
-            self._engine.wake(self)
-
-    def look_whether_relieved(self) -> None:
-        """Be read from again if that is possible."""
-        self._relieved()
-
-
-def _topic(publish: bytes) -> bytes:
-    """Return the topic of an encoded PUBLISH."""
-    start = 2
-    while publish[start - 1] & 0x80:
-        start += 1
-    size = int.from_bytes(publish[start : start + 2], "big")
-    return publish[start + 2 : start + 2 + size]
 
 
 @lru_cache(maxsize=20_000)
@@ -454,6 +210,10 @@ class AmqttEngine:
         self.fanout.handle_timer()
         self._trim_queues()
         self._complaints.report(now)
+
+    def new_future(self) -> asyncio.Future[None]:
+        """Return something to wait for."""
+        return asyncio.get_running_loop().create_future()
 
     def wake(self, connection: AmqttConnection) -> None:
         """Note that *connection* has something for the glue."""
@@ -686,4 +446,4 @@ def _new_id() -> str:
     return ASSIGNED_ID + os.urandom(12).hex()
 
 
-__all__ = ["AmqttConnection", "AmqttEngine", "AmqttLink"]
+__all__ = ["AmqttEngine", "AmqttLink"]

@@ -57,7 +57,9 @@ class Backlog:
         waiting: not sent yet, oldest first.
         in_flight: sent and not acknowledged, in that order.
         returned: sent on a connection that has ended; they go first when the client is back.
-        last_progress: when it last acknowledged something, or had nothing to acknowledge.
+        last_progress: when it last acknowledged something, had nothing to acknowledge, or went away.
+        is_away: it is not connected.
+        is_expected: it went away, and may be back at any moment.
     """
 
     client_id: str
@@ -66,6 +68,12 @@ class Backlog:
     waiting: deque[Publication] = attrs.Factory(deque)
     in_flight: dict[Publication, None] = attrs.Factory(dict)
     returned: list[Publication] = attrs.Factory(list)
+    is_away: bool = False
+    is_expected: bool = False
+
+    def give_up(self) -> None:
+        """Wait no longer for a client that is away."""
+        self.is_expected = False
 
     def __len__(self) -> int:
         """Return how many messages it holds."""
@@ -86,7 +94,7 @@ class Fanout:
         clock: seconds.
 
     Attributes:
-        crowded: backlogs of clients that are online and far behind.
+        crowded: backlogs of clients that are far behind, and online or expected back.
         on_relief: called when *crowded* becomes empty.
     """
 
@@ -160,7 +168,7 @@ class Fanout:
 
     def _owe(self, backlog: Backlog, publication: Publication) -> None:
         publication.owed += 1
-        if not backlog.in_flight:
+        if not backlog.in_flight and not backlog.is_away:
             backlog.last_progress = self._clock()
         backlog.waiting.append(publication)
         if len(backlog.waiting) > self._max_queue:
@@ -195,12 +203,17 @@ class Fanout:
         if not self._is_current(backlog):
             return
         self._send(backlog)
-        if backlog in self.crowded:
+        if backlog in self.crowded or not is_acknowledged:
             self._judge(backlog)
 
     def _judge(self, backlog: Backlog) -> None:
         """Look whether a client is so far behind that the spool should wait for it, until it is a quarter of that."""
-        is_there = self._courier.is_online(backlog.client_id)
+        if self._courier.is_online(backlog.client_id):
+            backlog.is_away = backlog.is_expected = False
+        elif not backlog.is_away:
+            backlog.is_away = backlog.is_expected = True
+            backlog.last_progress = self._clock()
+        is_there = not backlog.is_away or backlog.is_expected
         if backlog not in self.crowded:
             if is_there and len(backlog.waiting) > CROWDED:
                 self.crowded.add(backlog)

@@ -34,9 +34,16 @@ QOS: Final = 1
 
 
 class Queue(Protocol):
-    """What a subscriber is owed; *last_progress* is when it last got on."""
+    """What a subscriber is owed; *last_progress* is when it last got on, or went away.
+
+    One that went away *is_expected* back.
+    """
 
     last_progress: float
+    is_expected: bool
+
+    def give_up(self) -> None:
+        """Wait no longer for a client that is away."""
 
 
 class PublishingBroker(Protocol):

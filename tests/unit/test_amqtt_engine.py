@@ -17,7 +17,8 @@ from coapgw.metrics import AmqttCounters
 from coapgw.model import Spooled
 from coapgw.mqtt.access import AccessList, BrokerUser
 from coapgw.mqtt.amqtt_complaints import Complaints
-from coapgw.mqtt.amqtt_engine import AmqttConnection, AmqttEngine, AmqttLink
+from coapgw.mqtt.amqtt_connection import AmqttConnection
+from coapgw.mqtt.amqtt_engine import AmqttEngine, AmqttLink
 from coapgw.mqtt.broker import BrokerLimits
 from coapgw.mqtt.connection import Closing
 from coapgw.mqtt.packets import ConnAck, Connect, Packet, PubAck, Publish, SubAck, Subscribe, encode

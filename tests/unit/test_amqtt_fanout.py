@@ -196,14 +196,22 @@ def test_a_subscriber_that_is_far_behind_is_waited_for() -> None:
     assert not world.fanout.crowded
 
 
-def test_one_that_goes_away_is_not_waited_for() -> None:
+def test_one_that_goes_away_is_waited_for_until_somebody_gives_it_up() -> None:
     world = World()
     relieved: list[None] = []
     world.fanout.on_relief = lambda: relieved.append(None)
     world.courier.add("one")
     world.publish(CROWDED + WINDOW + 1)
+    world.clock.advance(7)
     world.courier.cut("one")
+    world.fanout.handle_timer()
+    (behind,) = world.fanout.crowded
+    assert behind.is_expected
+    assert behind.last_progress == 7.0
+    behind.give_up()
+    world.fanout.handle_timer()
     assert relieved == [None]
+    assert not world.fanout.crowded
 
 
 def test_after_the_stop_nothing_is_settled() -> None:
