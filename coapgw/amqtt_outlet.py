@@ -34,7 +34,20 @@ class InAmqtt:
         self._front = BrokerFront(config)
         unfit = (missing_package(), wrong_reactor(reactor))
         self._mistakes = [*self._front.mistakes, *(sentence for sentence in unfit if sentence)]
+        if not any(unfit):
+            self._mistakes += self._wrong_plugins()
         self._closing: list[Callable[[], object]] = []
+
+    def _wrong_plugins(self) -> list[str]:
+        """Return what is wrong with the plugins, a sentence each."""
+        from coapgw.mqtt.amqtt_rules import authenticates, plugin_mistake
+
+        plugins = self._config.plugins
+        if wrong := [mistake for one in plugins if (mistake := plugin_mistake(one.name, one.options))]:
+            return [f"mqtt.embedded.plugins: {mistake}" for mistake in wrong]
+        if self._config.users and (deciding := [one.name for one in plugins if authenticates(one.name)]):
+            return [f"mqtt.embedded.users: {deciding[0]} decides who clients are; there cannot be users beside it"]
+        return []
 
     def mistakes(self) -> list[str]:
         """Return what the configuration has wrong, and what is missing, a sentence each."""
@@ -46,7 +59,10 @@ class InAmqtt:
 
         self._reactor = reactor
         front = self._front
-        self.engine: AmqttEngine = AmqttEngine(front.access, front.limits(), time.monotonic)
+        self.engine: AmqttEngine = AmqttEngine(
+            *(front.access, front.limits(), time.monotonic),
+            plugins={plugin.name: plugin.options for plugin in self._config.plugins},
+        )
         self._closing.append(self.engine.finished)
         front.follow_users(data, self.engine.access_changed)
         self._pump = BrokerPump(self.engine, reactor)
@@ -66,7 +82,14 @@ class InAmqtt:
 
     def start(self) -> None:
         """Start aMQTT as soon as the reactor runs, which is asyncio's loop then."""
-        self._reactor.callLater(0, self.engine.begin)
+        self._reactor.callLater(0, self._begin)
+
+    def _begin(self) -> None:
+        try:
+            self.engine.begin()
+        except Exception as failed:  # noqa: BLE001 - a plugin may raise anything, and say anything
+            self.log.critical("aMQTT does not start, so the gateway ends: {kind}", kind=type(failed).__name__)
+            self._reactor.stop()
 
     def handle_timer(self) -> None:
         """Look at clients and subscribers that do not get on, and at users that come and go."""

@@ -101,6 +101,7 @@ class AmqttConnection:
         peer: where it came from.
         closing: what the glue has to do with the transport.
         guard: what it may say.
+        is_accepted: aMQTT's plugins have let it in.
     """
 
     is_5 = False
@@ -111,6 +112,7 @@ class AmqttConnection:
         self.peer = peer
         self.guard = guard
         self.closing = Closing.NO
+        self.is_accepted = False
         self.reader = ClientReader(self._relieved, engine.new_future)
         self.writer = ClientWriter(self)
         self._output: list[bytes] = []

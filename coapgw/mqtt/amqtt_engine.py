@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any, Final
 
 from amqtt.broker import Broker
-from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
+from amqtt.contexts import Action, BrokerConfig, ListenerConfig, ListenerType
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from coapgw.interfaces import IDelivery
 from coapgw.metrics import AmqttCounters
-from coapgw.mqtt.access import AccessList
+from coapgw.mqtt.access import Authenticator
 from coapgw.mqtt.amqtt_complaints import Complaints
 from coapgw.mqtt.amqtt_connection import AmqttConnection
 from coapgw.mqtt.amqtt_fanout import Backlog, Fanout, Recipient
 from coapgw.mqtt.amqtt_guard import Guard
-from coapgw.mqtt.amqtt_rules import AccessPlugin
+from coapgw.mqtt.amqtt_rules import AccessPlugin, OthersDecide, authenticates, filters_topics
 from coapgw.mqtt.broker import BrokerLimits
 from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publication import Publication
@@ -64,10 +64,10 @@ class AmqttEngine:
 
     def __init__(
         self,
-        access: AccessList,
+        access: Authenticator,
         limits: BrokerLimits,
         clock: Callable[[], float],
-        plugins: dict[str, dict[str, Any]] | None = None,
+        plugins: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         """Begin without a broker; ``begin`` makes it, on the running loop."""
         self.limits = limits
@@ -77,7 +77,11 @@ class AmqttEngine:
         self.now = clock()
         self._access = access
         self._clock = clock
-        self._plugins = plugins or {}
+        self._plugins = {name: dict(options) for name, options in (plugins or {}).items()}
+        self._others_authenticate = any(authenticates(name) for name in self._plugins)
+        self._others_filter = any(filters_topics(name) for name in self._plugins)
+        if self._others_authenticate:
+            self._access = OthersDecide()
         self._complaints = Complaints(self.counters)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._broker: Broker | None = None
@@ -184,7 +188,10 @@ class AmqttEngine:
             return None
         self.now = now
         self.counters.connections += 1
-        guard = Guard(self._access, self.limits, loopback, self.owner_of, _new_id, now)
+        guard = Guard(
+            *(self._access, self.limits, loopback, self.owner_of, _new_id, now),
+            keeps_password=self._others_authenticate,
+        )
         connection = AmqttConnection(self, peer, guard)
         self._connections[connection] = None
         return connection
@@ -288,11 +295,22 @@ class AmqttEngine:
             connection.finish()
             if self._serving.get(client_id, (None,))[0] is connection:
                 del self._serving[client_id]
-                found = broker.sessions.get(client_id)
-                if found is not None and found[0].transitions.state == "connected":
-                    found[0].transitions.disconnect()  # where aMQTT gives up on a client, it forgets to
+                self._leave(connection, broker.sessions.get(client_id))
+
+    def _leave(self, connection: AmqttConnection, found: tuple[Any, Any] | None) -> None:
+        """Put right what aMQTT leaves behind where it refuses a client, or gives up on one."""
+        session = found[0] if found is not None else None
+        if session is None:
+            return
+        if session.transitions.state == "connected":
+            session.transitions.disconnect()
+        if self._others_authenticate and not connection.is_accepted and not session.parent:
+            session.clean_session = True  # of somebody who was refused: it must not keep its client id from others
 
     def _connected(self, client_id: str) -> None:
+        serving = self._serving.get(client_id)
+        if serving is not None:
+            serving[0].is_accepted = True
         self._task(self._go_on_with(client_id))
 
     async def _go_on_with(self, client_id: str) -> None:
@@ -407,9 +425,23 @@ class AmqttEngine:
         """Have aMQTT send a message to a client that is online."""
         assert self._broker is not None
         connection = self._serving[client_id][0]
-        handler = self._broker.sessions[client_id][1]
-        task = self._task(handler.mqtt_publish(publication.topic.decode(), publication.payload, qos, False))
+        session, handler = self._broker.sessions[client_id]
+        topic = publication.topic.decode()
+        sending = handler.mqtt_publish(topic, publication.payload, qos, False)
+        if self._others_filter:
+            sending = self._unless_filtered(session, topic, sending)
+        task = self._task(sending)
         task.add_done_callback(partial(self._sent, connection, qos, done))
+
+    async def _unless_filtered(self, session: Any, topic: str, sending: Coroutine[Any, Any, Any]) -> None:
+        """Send if every plugin lets the client have it; otherwise it is as good as acknowledged."""
+        assert self._broker is not None
+        plugins = self._broker.plugins_manager
+        answers = await plugins.map_plugin_topic(session=session, topic=topic, action=Action.RECEIVE)
+        if all(answers.values()):
+            await sending
+        else:
+            sending.close()
 
     def _sent(
         self, connection: AmqttConnection, qos: int, done: Callable[[bool], None], task: asyncio.Task[Any]

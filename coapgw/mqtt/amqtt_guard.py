@@ -68,6 +68,7 @@ class Guard:
         access: decides who a client is.
         limits: what it may cost.
         loopback: whether its listener is bound to a loopback address.
+        keeps_password: hand the password on, where aMQTT's plugins look at it.
         owner_of: the user of the session with this client id in a tuple, None if there is no session.
         new_id: makes a client id, for those that have none.
         last_heard: when bytes came, on the caller's clock; before that, when the connection was made.
@@ -83,6 +84,7 @@ class Guard:
     _owner_of: Callable[[str], tuple[str | None] | None]
     _new_id: Callable[[], str]
     last_heard: float
+    keeps_password: bool = False
     client: Connect | None = None
     keepalive: float = 0.0
     _first: bytearray = attrs.Factory(bytearray)
@@ -143,9 +145,9 @@ class Guard:
         if will is not None and (will.topic.startswith(b"$") or not permissions.may_publish(will.topic)):
             will = None
         self.keepalive = packet.keepalive
-        self.client = attrs.evolve(
-            packet, client_id=packet.client_id or self._new_id(), password=None, keepalive=0, will=will
-        )
+        password = packet.password if self.keeps_password else None
+        client_id = packet.client_id or self._new_id()
+        self.client = attrs.evolve(packet, client_id=client_id, password=password, keepalive=0, will=will)
         return self.client
 
     def _passed(self, data: bytes) -> bytes:

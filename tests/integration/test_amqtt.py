@@ -351,6 +351,17 @@ def test_a_client_that_reads_nothing_is_cut_and_others_go_on(gateway: Callable[.
         other.close()
 
 
+def test_a_plugin_that_cannot_be_made_ends_the_gateway(tmp_path: Path) -> None:
+    plugins = "mqtt.embedded.plugins=[{name='tests.unit.amqtt_plugins.Broken'}]"
+    running = GatewayProcess(tmp_path / "data", AMQTT, plugins, reactor="asyncio")
+    with suppress(AssertionError):  # it may have been ready for a moment
+        running.start()
+    until(lambda: "aMQTT does not start, so the gateway ends: PluginInitError" in running.log.read_text())
+    until(lambda: "Server Shut Down" in running.log.read_text())
+    running.stop()
+    assert "Traceback" not in running.log.read_text()
+
+
 def test_status_topics_are_amqtts(gateway: Callable[..., GatewayProcess]) -> None:
     running = gateway()
     subscriber = Subscriber(running.mqtt, [("$SYS/#", 0)])

@@ -19,10 +19,12 @@ from coapgw.mqtt.access import AccessList, BrokerUser
 from coapgw.mqtt.amqtt_complaints import Complaints
 from coapgw.mqtt.amqtt_connection import AmqttConnection
 from coapgw.mqtt.amqtt_engine import AmqttEngine, AmqttLink
+from coapgw.mqtt.amqtt_rules import plugin_mistake
 from coapgw.mqtt.broker import BrokerLimits
 from coapgw.mqtt.connection import Closing
 from coapgw.mqtt.packets import ConnAck, Connect, Packet, PubAck, Publish, SubAck, Subscribe, encode
 from coapgw.mqtt.parser import Parser
+from coapgw.mqtt.publication import Publication
 
 pytestmark = pytest.mark.filterwarnings("ignore:`BrokerSysPlugin`:DeprecationWarning")
 
@@ -77,12 +79,19 @@ class Deliveries:
         self.resumed += 1
 
 
-def running(scenario: Callable[[AmqttEngine], Coroutine[Any, Any, None]], **limits: Any) -> None:
+USERS = [BrokerUser("page", "secret", ("allowed/#",), ("allowed/#",))]
+
+
+def running(
+    scenario: Callable[[AmqttEngine], Coroutine[Any, Any, None]],
+    access: AccessList | None = None,
+    plugins: dict[str, dict[str, object]] | None = None,
+    **limits: Any,
+) -> None:
     """Run a scenario with an engine that has begun, and end it in order."""
 
     async def run() -> None:
-        users = [BrokerUser("page", "secret", ("allowed/#",), ("allowed/#",))]
-        engine = AmqttEngine(AccessList(users), BrokerLimits(**limits), lambda: 0.0)
+        engine = AmqttEngine(access or AccessList(USERS), BrokerLimits(**limits), lambda: 0.0, plugins)
         engine.begin()
         while not engine.is_running:
             await asyncio.sleep(0)
@@ -219,6 +228,8 @@ def test_what_aMQTT_keeps_for_absent_clients_is_bounded() -> None:
 
 
 def test_rules_that_change_end_subscriptions() -> None:
+    access = AccessList(USERS)
+
     async def scenario(engine: AmqttEngine) -> None:
         client = Client(engine, Connect("c", False, user="page", password=b"secret"))
         await client.hear()
@@ -226,12 +237,70 @@ def test_rules_that_change_end_subscriptions() -> None:
         assert await client.hear() == [SubAck(1, (1, 0x80))]
         engine.access_changed({"another"})
         assert engine.is_online("c")
-        engine._access.replace([])
+        access.replace([])
         engine.access_changed({"page"})
         assert not client.connection.is_open
         assert engine.subscribers() == set()
 
-    running(scenario)
+    running(scenario, access)
+
+
+WORD: dict[str, dict[str, object]] = {"tests.unit.amqtt_plugins.OneWord": {"word": "abracadabra"}}
+NO_ODD: dict[str, dict[str, object]] = {"tests.unit.amqtt_plugins.NoOdd": {}}
+
+
+def test_a_plugin_that_authenticates_decides_alone() -> None:
+    async def scenario(engine: AmqttEngine) -> None:
+        for user, word, code in (("any", b"abracadabra", 0), ("page", b"secret", 5)):
+            client = Client(engine, Connect(user, False, user=user, password=word))
+            assert await client.hear() == [ConnAck(False, code)]
+            client.leave()
+        for _ in range(300):  # aMQTT looks once a second
+            if engine.session_count == 1:
+                break
+            await asyncio.sleep(0.01)
+        assert engine.owner_of("page") is None
+        assert engine.owner_of("any") == ("any",)
+
+    running(scenario, plugins=WORD)
+
+
+def test_a_plugin_that_filters_topics_filters_the_gateways_too() -> None:
+    async def scenario(engine: AmqttEngine) -> None:
+        settled: list[object] = []
+        client = Client(engine, Connect("one"))
+        await client.hear()
+        client.say(Subscribe(1, ((b"#", 1),)))
+        await client.hear()
+        for number in (1, 2):
+            engine.publish(Publication(b"t/%d" % number, b"x", 1, False, settled.append, number))
+        (got,) = await client.hear()
+        assert isinstance(got, Publish)
+        assert got.topic == b"t/2"
+        assert settled == [1]
+
+    running(scenario, plugins=NO_ODD)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("tests.unit.amqtt_plugins.OneWord", {"word": "secret"}, None),
+        ("tests.unit.amqtt_plugins.OneWord", {}, "options"),
+        ("tests.unit.amqtt_plugins.OneWord", {"word": "x", "secret": 1}, "options"),
+        ("tests.unit.amqtt_plugins.Missing", {}, "cannot be imported"),
+        ("no.such.module.Plugin", {}, "cannot be imported"),
+        ("pathlib.Path", {}, "is no plugin"),
+    ],
+)
+def test_what_is_wrong_with_a_plugin_is_told_without_its_options(
+    name: str, options: dict[str, object], told: str | None
+) -> None:
+    mistake = plugin_mistake(name, options)
+    assert (mistake is None) == (told is None)
+    if mistake is not None and told is not None:
+        assert told in mistake
+        assert "secret" not in mistake
 
 
 def test_what_aMQTT_logs_is_counted_and_summed_up_without_its_words() -> None:
@@ -254,4 +323,4 @@ def test_what_aMQTT_logs_is_counted_and_summed_up_without_its_words() -> None:
     assert line["count"] == 4
     assert "a connection: ValueError 1" in line["places"]
     assert "secret" not in str(line)
-    assert not logging.getLogger("amqtt").handlers
+    assert complaints not in logging.getLogger("amqtt").handlers
