@@ -189,7 +189,7 @@ class AmqttEngine:
         self.now = now
         self.counters.connections += 1
         guard = Guard(
-            *(self._access, self.limits, loopback, self.owner_of, _new_id, now),
+            *(self._access, self.limits, loopback, self.owner_of, self._has_room, _new_id, now),
             keeps_password=self._others_authenticate,
         )
         connection = AmqttConnection(self, peer, guard)
@@ -268,6 +268,9 @@ class AmqttEngine:
         serving = self._serving.get(client_id)
         client = serving[0].guard.client if serving is not None else None
         return (client.user,) if client is not None else None
+
+    def _has_room(self) -> bool:
+        return self.session_count - len(self._serving) < self.limits.max_offline_sessions
 
     def serve(self, connection: AmqttConnection) -> None:
         """Hand a client that was accepted to aMQTT, after the one that had its id before."""

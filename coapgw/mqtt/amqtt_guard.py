@@ -23,6 +23,7 @@ from coapgw.mqtt.packets import (
     REFUSED_CLIENT_ID,
     REFUSED_NOT_AUTHORISED,
     REFUSED_PASSWORD,
+    REFUSED_UNAVAILABLE,
     REFUSED_VERSION,
     ConnAck,
     Connect,
@@ -70,6 +71,7 @@ class Guard:
         loopback: whether its listener is bound to a loopback address.
         keeps_password: hand the password on, where aMQTT's plugins look at it.
         owner_of: the user of the session with this client id in a tuple, None if there is no session.
+        has_room: whether one more session may outlive its connection.
         new_id: makes a client id, for those that have none.
         last_heard: when bytes came, on the caller's clock; before that, when the connection was made.
 
@@ -82,6 +84,7 @@ class Guard:
     _limits: BrokerLimits
     _loopback: bool
     _owner_of: Callable[[str], tuple[str | None] | None]
+    _has_room: Callable[[], bool]
     _new_id: Callable[[], str]
     last_heard: float
     keeps_password: bool = False
@@ -141,6 +144,8 @@ class Guard:
         owner = self._owner_of(packet.client_id)
         if owner is not None and owner[0] != packet.user:
             raise _refused("another user's client id", REFUSED_CLIENT_ID)
+        if owner is None and not packet.clean_session and not self._has_room():
+            raise _refused("too many sessions", REFUSED_UNAVAILABLE)
         will = packet.will
         if will is not None and (will.topic.startswith(b"$") or not permissions.may_publish(will.topic)):
             will = None

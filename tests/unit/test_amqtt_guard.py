@@ -32,7 +32,10 @@ LIMITS = BrokerLimits(max_packet=1000, max_subscriptions=3, connect_timeout=10)
 
 
 def new_guard(
-    owners: dict[str, str | None] | None = None, limits: BrokerLimits = LIMITS, loopback: bool = True
+    owners: dict[str, str | None] | None = None,
+    limits: BrokerLimits = LIMITS,
+    loopback: bool = True,
+    has_room: bool = True,
 ) -> Guard:
     sessions = owners or {}
     return Guard(
@@ -40,6 +43,7 @@ def new_guard(
         limits,
         loopback,
         lambda client_id: (sessions[client_id],) if client_id in sessions else None,
+        lambda: has_room,
         lambda: "auto-1",
         0.0,
     )
@@ -93,6 +97,14 @@ def test_who_may_not_connect_is_told_and_amqtt_hears_nothing(connect: Connect, c
 def test_a_session_is_its_users() -> None:
     assert connected(new_guard({"mine": "page"}), Connect("mine", user="page", password=b"secret")).user == "page"
     assert connected(new_guard({"mine": None}), Connect("mine")).user is None
+
+
+def test_sessions_that_last_are_as_many_as_there_is_room_for() -> None:
+    with pytest.raises(ClientRefused) as refused:
+        new_guard(has_room=False).receive(encode(Connect("one", False)), 1.0)
+    assert refused.value.answer == encode(ConnAck(False, 3))
+    assert connected(new_guard({"one": None}, has_room=False), Connect("one", False)).client_id == "one"
+    assert connected(new_guard(has_room=False), Connect("one")).client_id == "one"
 
 
 def test_nobody_is_anonymous_elsewhere() -> None:

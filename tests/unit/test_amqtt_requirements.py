@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.testing import MemoryReactorClock
 
+from coapgw.amqtt_outlet import InAmqtt
 from coapgw.amqtt_requirements import VERSIONS, is_known, missing_package, wrong_reactor
-from coapgw.config import load
+from coapgw.config import as_json, load
 from coapgw.errors import ConfigurationInvalid
 from coapgw.service import makeGateway
 from coapgw.storage.awaited_clients import FILE_NAME, AwaitedClients
@@ -54,6 +56,36 @@ def test_every_mistake_is_told_at_once() -> None:
     assert len(told) == 2
     assert "mqtt.embedded.users" in told[0]
     assert "asyncio" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("plugins", "users", "told"),
+    [
+        ("[{name='tests.unit.amqtt_plugins.NoOdd'}]", "[{name='a', password='b'}]", None),
+        ("[{name='tests.unit.amqtt_plugins.OneWord', options={word='x'}}]", "[]", None),
+        (
+            "[{name='tests.unit.amqtt_plugins.OneWord', options={word='x'}}]",
+            "[{name='a', password='b'}]",
+            "users beside",
+        ),
+        ("[{name='tests.unit.amqtt_plugins.OneWord', options={word=1}}]", "[]", "options"),
+        ("[{name='pathlib.Path'}]", "[]", "no plugin"),
+    ],
+)
+def test_plugins_are_looked_at_before_the_start(plugins: str, users: str, told: str | None) -> None:
+    settings = ["mqtt.embedded.engine=amqtt", f"mqtt.embedded.plugins={plugins}", f"mqtt.embedded.users={users}"]
+    reactor = object.__new__(AsyncioSelectorReactor)  # of which only the class is looked at
+    mistakes = InAmqtt(load(None, settings).mqtt.embedded, reactor).mistakes()
+    assert bool(mistakes) == (told is not None)
+    assert all(told is not None and told in mistake for mistake in mistakes)
+
+
+def test_plugins_belong_to_amqtt_and_their_options_are_not_shown() -> None:
+    plugins = "mqtt.embedded.plugins=[{name='a.B', options={password='secret'}}]"
+    with pytest.raises(ConfigurationInvalid, match="plugins need"):
+        load(None, [plugins])
+    config = load(None, [plugins, "mqtt.embedded.engine=amqtt"])
+    assert "secret" not in str(as_json(config)) + repr(config)
 
 
 def test_nothing_of_it_is_imported_unless_it_is_chosen() -> None:
