@@ -55,11 +55,11 @@ $(TEST_STAMP): $(RUN_STAMP) requirements/test.txt
 demo: install
 	@exec $(PY) -m coapgw.cli.demo $(DEMO_ARGUMENTS)
 
-# The others have processes, ports and cores of their own: one at a time.
+# The tests with processes mostly wait: two at a time, those of a file in a row, for they share what they started.
 test: lint prerequisites
 	@PYTHON=$(PY) tests/interop/clients/install
 	$(PY) -m pytest -q -n auto tests/unit
-	$(SBIN) $(PY) -m pytest tests/integration tests/interop
+	$(SBIN) $(PY) -m pytest -q -n 2 --dist loadfile tests/integration tests/interop
 
 prerequisites:
 	@tests/prerequisites

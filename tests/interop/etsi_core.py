@@ -206,12 +206,14 @@ def core_27(client: WireClient, is_clear: bool) -> None:
 
 @core("TD_COAP_CORE_31", "CoAP ping: an empty CON is answered by RST")
 def core_31(client: WireClient, is_clear: bool) -> None:
+    answers = []
     for _ in range(100):
         message_id = client.next_message_id()
         client.channel.send(datagram(CON, 0, message_id))
+        answers.append(datagram(RST, 0, message_id))
         answer = client.channel.receive(0.3)
         if answer is not None:
-            assert answer == datagram(RST, 0, message_id)
+            assert answer in answers  # that of an earlier one may have been held up
             return
     raise AssertionError("no answer to a ping")
 
