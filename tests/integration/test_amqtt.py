@@ -137,6 +137,43 @@ def test_what_waited_while_nobody_acknowledged_is_there_after_kill_9(
     subscriber.close()
 
 
+@pytest.mark.parametrize("clean", [True, False], ids=["clean session", "persistent session"])
+def test_kill_9_under_load_loses_nothing_that_got_2_04(gateway: Callable[..., GatewayProcess], clean: bool) -> None:
+    running = gateway()
+    subscriber = Subscriber(running.mqtt, client_id="keeper", clean=clean)
+    acknowledged: list[bytes] = []
+    ended = threading.Event()
+
+    def send() -> None:
+        number = 0
+        while not ended.is_set():
+            with Device(ADDRESS, running.coap, timeout=0.3) as device:
+                answer: bytes | None = b""
+                while answer is not None and not ended.is_set():
+                    number += 1
+                    answer = device.post(b"%d" % number)
+                    if answer is not None and answer[1] == CHANGED:
+                        acknowledged.append(b"%d" % number)
+            time.sleep(0.05)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    time.sleep(1.5)  # who is there is written down once a second
+    for seconds in (0.1, 0.7, 0.4):
+        time.sleep(seconds)
+        running.kill()
+        running.start()
+        before = len(subscriber.received)
+        until(lambda: len(subscriber.received) > before, SECONDS)  # noqa: B023 - called within this round
+    ended.set()
+    sender.join()
+    assert len(acknowledged) > 100
+    until(lambda: set(acknowledged) <= set(values(subscriber)), SECONDS)
+    firsts = list(dict.fromkeys(values(subscriber)))
+    assert firsts == sorted(firsts, key=int)
+    subscriber.close()
+
+
 def test_a_client_that_was_away_gets_what_it_missed_and_one_that_does_not_acknowledge_is_cut(
     gateway: Callable[..., GatewayProcess],
 ) -> None:
