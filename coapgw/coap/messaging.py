@@ -358,7 +358,9 @@ class MessageLayer(ClientRole):
         elif exchange.separate:
             message_id = endpoint.next_message_id()
             head = bytes((0x40 | header[0] & 15, code, message_id >> 8, message_id & 0xFF))
-            self._outgoing.transmit(Transmission(endpoint, message_id, head + header[HEADER_BYTES:] + body))
+            transmission = Transmission(endpoint, message_id, head + header[HEADER_BYTES:] + body)
+            transmission.limit = self._proof.times(exchange, len(transmission.datagram), self._now)
+            self._outgoing.transmit(transmission)
         else:
             answer = _ACK_HEAD[header[0] & 15] + _CODE[code] + header[2:] + body
             self._remember(exchange, answer)
