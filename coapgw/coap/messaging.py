@@ -206,6 +206,7 @@ class MessageLayer(ClientRole):
                 and data[1] == endpoint.code
                 and data.startswith(prefix, token_end)
                 and endpoint.pending < self._pending_limit
+                and (payload := data[token_end + len(prefix) :])  # a marker without one is a format error
             ):
                 counters.requests += 1
                 endpoint.last_seen = now
@@ -218,7 +219,7 @@ class MessageLayer(ClientRole):
                     self._memory.confirmable.bucket.append(key)
                     exchange.ack_due = now + self.limits.piggyback_seconds
                     self._waiting.append(exchange)
-                handler(exchange, data[token_end + len(prefix) :])
+                handler(exchange, payload)
                 return
         self._receive(data, endpoint, now)
 

@@ -92,6 +92,14 @@ def test_requests_without_payload_and_with_are_told_apart() -> None:
     assert [payload for _, payload in rig.site.requests] == [b"a", b"", b"\xff", b"\xff\xff", b"b"]
 
 
+def test_a_payload_marker_without_a_payload_is_an_error_however_well_known_its_options_are() -> None:
+    rig = Rig(changed)
+    rig.receive(datagram(message_id=1, options=option(11, b"data"), payload=b"x"))
+    marked = datagram(message_id=2, options=option(11, b"data")) + b"\xff"
+    assert rig.receive(marked) == [b"\x70\x00\x00\x02"]
+    assert len(rig.site.requests) == 1
+
+
 def test_the_meaning_of_an_option_block_is_asked_for_once() -> None:
     rig = Rig(changed)
     message_ids = iter(range(100))
