@@ -247,6 +247,26 @@ def test_with_a_disk_that_does_not_keep_up_devices_messages_stay_in_the_spool_an
     assert settled == []
 
 
+@pytest.mark.parametrize("payload", [b"", b"x"])
+def test_a_disk_that_stands_still_is_no_reason_to_remember_every_topic_that_is_retained(payload: bytes) -> None:
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    here, flood = connected(broker, "here", (b"u", 0)), connected(broker, "flood")
+    flood.send(Publish(b"t", b"first", 0, True))
+    broker.take_writable()
+    topic = b"t" * 10_000
+    for number in range(2 * FULL_BYTES // 10_000):
+        flood.send(
+            Publish(b"%s%d" % (topic, number), b"x", 0, True), Publish(b"%s%d" % (topic, number), payload, 0, True)
+        )
+    flood.send(Publish(b"u", b"goes on", 0))
+    waiting = broker.journal._group.changes.retained
+    assert sum(map(len, waiting)) <= FULL_BYTES
+    assert broker.counters.refused_publishes
+    assert flood.is_open
+    assert [message.payload for message in here.messages()] == [b"goes on"]
+
+
 # ---------------------------------------------------------------------- QoS 2
 
 
