@@ -50,7 +50,7 @@ from coapgw.mqtt.session import NEVER, Session, Shared
 from coapgw.mqtt.shared_group import SharedGroup
 from coapgw.mqtt.status_topics import FIRST_LEVEL, StatusTopics
 from coapgw.mqtt.subscriptions import SHARED, Manner, Options, SubscriptionTree, read_options, split_shared
-from coapgw.mqtt.topics import LEVEL_LIMIT
+from coapgw.mqtt.topics import LEVEL_LIMIT, level_count
 
 
 @attrs.frozen
@@ -64,6 +64,8 @@ class BrokerLimits:
         connect_timeout: seconds until CONNECT must be there.
         max_queue_bytes: payload bytes that wait for one client.
         max_subscriptions: filters of one client.
+        max_filter_levels: levels of one client's filters together; each costs half a kilobyte, and time with every
+            message that it matches so far.
         max_client_id: bytes.
         max_retained: topics with a retained message; a wildcard subscription looks at each of them.
         max_retained_bytes: topics and payloads of all retained messages.
@@ -77,6 +79,7 @@ class BrokerLimits:
     connect_timeout: float = 10.0
     max_queue_bytes: int = 64 << 20
     max_subscriptions: int = 1000
+    max_filter_levels: int = 10_000
     max_client_id: int = 256
     max_retained: int = 20_000
     max_retained_bytes: int = 64 << 20
@@ -474,12 +477,16 @@ class Broker:
         shared = _shared_filter(topic_filter)
         if not permissions.may_subscribe(shared or topic_filter):
             return NOT_AUTHORISED
-        if topic_filter not in known and len(known) >= self.limits.max_subscriptions:
+        levels = 0 if topic_filter in known else level_count(topic_filter)
+        if levels and len(known) >= self.limits.max_subscriptions:
             return QUOTA_EXCEEDED
-        if topic_filter.count(b"/") >= LEVEL_LIMIT:
+        if levels > LEVEL_LIMIT:
             return TOPIC_FILTER_INVALID
+        if session.filter_levels + levels > self.limits.max_filter_levels:
+            return QUOTA_EXCEEDED
         if known.get(topic_filter) != options:
             known[topic_filter] = options
+            session.filter_levels += levels
             if session.outbox is not None:  # the client asks for it: this is no restart
                 session.changed_in = self.journal.generation
                 self._remembered.save(session)
@@ -514,6 +521,7 @@ class Broker:
             known = session.subscriptions.pop(topic_filter, None)
             codes.append(NO_SUBSCRIPTION if known is None else 0)
             if known is not None:
+                session.filter_levels -= level_count(topic_filter)
                 self._remove(session, topic_filter)
         self._remembered.save(session)
         return tuple(codes)
