@@ -8,6 +8,7 @@ import pytest
 
 from coapgw.dtls.admission import HandshakeLimits
 from coapgw.dtls.association import AeadAssociation, CipherCache
+from coapgw.dtls.connection import ConnectionAssociation
 from coapgw.dtls.handshake import LARGEST_SHIFT, REPEAT_SECONDS
 from coapgw.dtls.openssl import AEAD_SUITES, SUITES
 from coapgw.dtls.records import APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, sequence_of, split
@@ -191,6 +192,26 @@ def test_a_client_that_lost_our_last_flight_gets_it_again(suite: str) -> None:
     server.receive(repeating.seal(APPLICATION_DATA, b"data"))
     assert server.texts == [b"data"]
     assert server.receive(repeating.seal(HANDSHAKE, b"\x14")) == []  # it has spoken: it has our Finished
+
+
+def test_what_openssl_repeats_on_a_connection_of_its_own_is_sent() -> None:
+    """Its timer is real, so the engine is made up: it has our last flight to say to whatever handshake record comes."""
+
+    class Repeating:
+        def __init__(self) -> None:
+            self.flight: list[bytes] = []
+
+        def open(self, record: bytes) -> None:
+            self.flight = [b"change", b"finished"]
+
+        def take_records(self) -> list[bytes]:
+            flight, self.flight = self.flight, []
+            return flight
+
+    server = Server()
+    server.front.restore(ConnectionAssociation(Repeating(), ADDRESS, ICCID, 1))  # type: ignore[arg-type]
+    finished = bytes((HANDSHAKE,)) + b"\xfe\xfd\0\1\0\0\0\0\0\1\0\x01x"
+    assert server.receive(finished) == [(b"changefinished", ADDRESS)]
 
 
 def test_our_last_flight_is_not_repeated_for_ever() -> None:
