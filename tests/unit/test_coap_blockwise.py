@@ -124,6 +124,7 @@ def test_a_body_in_blocks_of_any_size_arrives_whole_and_once(exponent: int, bloc
     assert rig.upload(body, exponent) == CHANGED
     assert rig.inner.bodies == [body]
     assert rig.site.uploads.held_bytes == 0
+    assert not any(upload.chunks for upload in rig.site.uploads._uploads.values())
 
 
 def test_the_reserved_size_is_refused() -> None:
