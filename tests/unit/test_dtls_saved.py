@@ -60,6 +60,16 @@ located = st.builds(
 )
 
 
+@given(states)
+def test_an_association_goes_on_from_exactly_its_state(state: AssociationState) -> None:
+    """What was read, tried and left out counts on: else a restart would let old records in once more."""
+    if state.cid:
+        assert CidAssociation.resume(None, "", 0, state, CIPHERS).state() == state
+    else:
+        plain = state._replace(peer_cid=b"")
+        assert AeadAssociation.resume(None, "", 0, plain, CIPHERS).state() == plain
+
+
 class NoSkip:
     """Leaves no sequence number out."""
 
