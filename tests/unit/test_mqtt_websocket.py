@@ -154,6 +154,7 @@ def test_the_end_of_the_socket_is_the_end_of_the_client(page: Page) -> None:
 def test_pings_of_a_client_that_reads_nothing_are_not_answered_without_end(page: Page) -> None:
     page.knock()
     assert page.send(b"one", opcode=9) == b"\x8a\x03one"
+    assert page.transport.producer is not None
     page.transport.producer.pauseProducing()  # the transport's buffer is full
     for number in range(1000):
         assert page.send(b"%d" % number, opcode=9) == b""
