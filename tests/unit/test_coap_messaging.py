@@ -9,6 +9,7 @@ import pytest
 
 from coapgw.coap.codec import CHANGED, CONTENT, encode_body
 from coapgw.coap.exchange import Exchange
+from coapgw.coap.exchanges import ExchangeMemory
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
 from tests.unit.coap_wire import (
@@ -412,6 +413,21 @@ def test_endpoints_are_bounded_and_the_idlest_go() -> None:
         rig.receive(datagram(payload=b"x"), (DEVICE[0], port))
     assert rig.layer.endpoints == 100
     assert rig.layer._table.evicted == 900
+
+
+def test_no_call_forgets_more_exchanges_than_it_may() -> None:
+    memory = ExchangeMemory(1000, 10.0, 5.0)
+    for second in range(4):
+        memory.expire(float(second), 1000)
+        for number in range(10):
+            key = 1 << 16 | second << 8 | number
+            memory.shard(1)[key] = b"x"
+            memory.confirmable.bucket.append(key)
+    memory.expire(5.0, 1000)
+    assert len(memory) == 40
+    for left in (25, 10, 0):
+        memory.expire(50.0, 15)
+        assert len(memory) == left
 
 
 def test_remembered_exchanges_are_bounded_and_the_oldest_go() -> None:
