@@ -7,7 +7,7 @@ A message's way in, and the rooms it passes::
                          gateway/resources "/", "/data", "/bootstrap", "/.well-known/core"; the one error table
                          gateway/uplink    who is it, which topic, translate, envelope, store
                          storage/spool     group commit; here the 2.04 is earned
-                         mqtt/publisher    to the embedded broker (mqtt/broker), later to a bridge
+                         mqtt/publisher    to the embedded broker (mqtt/broker, or aMQTT), or a bridge to another
 
 ``energysaver`` compiles templates, which ``gateway/uplink`` translates payloads with.
 

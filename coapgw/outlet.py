@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import resource
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from random import SystemRandom
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
-from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import ServerFactory
-from twisted.logger import Logger
 
-from coapgw.config import BridgeSection, EmbeddedSection, Engine
-from coapgw.config_values import ListenAddress
-from coapgw.errors import StorageError
+from coapgw.broker_front import BrokerFront
+from coapgw.config import BridgeSection, EmbeddedSection
 from coapgw.http.metrics_page import CounterGroup, Gauge
 from coapgw.interfaces import IBrokerLink
-from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser, PasswordHashRefused
 from coapgw.mqtt.bridge import BridgeLink, BridgeSettings
-from coapgw.mqtt.broker import Broker, BrokerLimits
+from coapgw.mqtt.broker import Broker
 from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publisher import Publisher
 from coapgw.net.broker_address import BrokerAddress, user_of
-from coapgw.net.mqtt import BrokerPump, MqttServerFactory
+from coapgw.net.mqtt import BrokerPump
 from coapgw.net.mqtt_bridge import Bridge
-from coapgw.net.pem_files import CredentialsUnusable
-from coapgw.net.tls_server import ServerCertificate
 from coapgw.storage.client_id import kept_client_id
-from coapgw.storage.mqtt_users import NAME as USERS_FILE
-from coapgw.storage.mqtt_users import UsersFile
 from coapgw.storage.sessions import SqliteSessionStore
-
-BACKLOG: Final = 1000  # connections the system accepts for us before we do
-OTHER_FILES: Final = 300  # beside MQTT clients: 100 that Twisted accepts before it closes them, 100 of HTTP, databases
 
 
 class Outlet(Protocol):
@@ -92,107 +76,37 @@ class Outlet(Protocol):
 class InProcess:
     """The embedded broker."""
 
-    log = Logger()
-
     def __init__(self, config: EmbeddedSection) -> None:
         """Read the users' passwords and rules."""
-        self._config = config
-        self._mistakes: list[str] = []
-        self._certificate: ServerCertificate | None = None
-        if config.cert_file:
-            cert_file, key_file = (
-                Path(name).absolute() if name else None for name in (config.cert_file, config.key_file)
-            )
-            assert cert_file is not None
-            try:
-                self._certificate = ServerCertificate(cert_file, key_file, time.monotonic)
-            except CredentialsUnusable as unusable:
-                self._mistakes.append(f"mqtt.embedded: {unusable}")
-        if config.engine is Engine.AMQTT:
-            self._mistakes.append('mqtt.embedded.engine: "amqtt" is not in this version yet')
-        self._users = [BrokerUser(user.name, user.password, user.publish, user.subscribe) for user in config.users]
-        try:
-            self._access = AccessList(self._users, AnonymousPolicy(config.anonymous.value))
-        except PasswordHashRefused as refused:
-            self._mistakes.append(f"mqtt.embedded.users: {refused}")
-        self._ports: list[IListeningPort] = []
+        self._front = BrokerFront(config)
         self._closing: list[Callable[[], object]] = []
 
     def mistakes(self) -> list[str]:
         """Return what the configuration has wrong, a sentence each."""
-        return self._mistakes
+        return self._front.mistakes
 
     def open(self, data: Path, reactor: Any, publisher: Publisher, fill: Callable[[], float]) -> None:
         """Build broker and link, and find the sessions of before.  Raises StorageError."""
+        front = self._front
         self._reactor = reactor
-        self._users_file = UsersFile(data / USERS_FILE, self._take_users)
-        self._users_file.look()
+        front.follow_users(data, self._access_changed)
         sessions = SqliteSessionStore(data / "broker.db", reactor.callFromThread)
         self._closing.append(sessions.close)
-        limits = BrokerLimits(
-            max_packet=self._config.max_packet,
-            max_queue=self._config.max_queue,
-            max_connections=self._connections_possible(self._config.max_connections),
-            connect_timeout=self._config.connect_timeout,
-            max_keepalive=self._config.max_keepalive,
-        )
-        self.broker = Broker(self._access, limits, store=sessions, epoch=time.time() - time.monotonic())
+        epoch = time.time() - time.monotonic()
+        self.broker = Broker(front.access, front.limits(), store=sessions, epoch=epoch)
         known_clients = self.broker.restore(sessions.load(), time.monotonic())
         self._pump = BrokerPump(self.broker, reactor)
         self._closing.append(self._pump.stop)
         self.link = EmbeddedLink(self.broker, publisher, time.monotonic, fill)
         self.link.hold(known_clients, time.monotonic())
 
-    def _connections_possible(self, asked: int) -> int:
-        """Return how many clients the files that this process may open leave room for; ask for more files before."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        needed = asked + OTHER_FILES
-        if soft == resource.RLIM_INFINITY or soft >= needed:
-            return asked
-        with suppress(OSError, ValueError):
-            granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
-            soft = granted
-        if soft >= needed:
-            return asked
-        possible = max(1, soft - OTHER_FILES)
-        self.log.warn(
-            "the system grants {soft} open files: {possible} MQTT clients instead of mqtt.embedded.max_connections = "
-            "{asked}; raise the limit (ulimit -n, LimitNOFILE=)",
-            soft=soft,
-            possible=possible,
-            asked=asked,
-        )
-        return possible
+    def _access_changed(self, users: set[str]) -> None:
+        self.broker.access_changed(users)
 
     def listen(self) -> None:
         """Listen on every address of the configuration."""
-        config = self._config
-        for address in config.listen:
-            self._listen(address, MqttServerFactory(self._pump, _is_loopback(address)))
-        for address in config.tls_listen:
-            self._listen(address, MqttServerFactory(self._pump, _is_loopback(address)), self._certificate)
-        for address in config.websocket_listen:
-            self._listen(address, self._websocket(address))
-        for address in config.websocket_tls_listen:
-            self._listen(address, self._websocket(address), self._certificate)
-
-    def _websocket(self, address: ListenAddress) -> ServerFactory:
-        from coapgw.net.mqtt_websocket import MqttWebSocketFactory
-
-        seconds = float(self._config.connect_timeout)
-        factory: ServerFactory = MqttWebSocketFactory(self._pump, _is_loopback(address), self._reactor, seconds)
-        return factory
-
-    def _listen(
-        self, address: ListenAddress, factory: ServerFactory, certificate: ServerCertificate | None = None
-    ) -> None:
-        if certificate is None:
-            port = self._reactor.listenTCP(address.port, factory, BACKLOG, address.host)
-        else:
-            port = self._reactor.listenSSL(address.port, factory, certificate, BACKLOG, address.host)
-        self._ports.append(port)
-        self._closing.append(port.stopListening)
+        self._closing.append(self._front.stop_listening)
+        self._front.listen(self._pump, self._reactor)
 
     def start(self) -> None:
         """Nothing: clients come by themselves."""
@@ -200,20 +114,7 @@ class InProcess:
     def handle_timer(self) -> None:
         """Look at subscribers that do not get on, and at users that come and go."""
         self.link.handle_timer()
-        try:
-            self._users_file.look()
-        except StorageError as unusable:
-            self.log.error("the MQTT users stay as they are: {reason}", reason=str(unusable))
-
-    def _take_users(self, added: Sequence[BrokerUser]) -> None:
-        """Take the users of the configuration, and those that ``coapgw mqtt-user`` *added*.  Raises StorageError."""
-        configured = {user.name for user in self._users}
-        try:
-            changed = self._access.replace([*self._users, *(user for user in added if user.name not in configured)])
-        except PasswordHashRefused as refused:
-            raise StorageError(str(refused)) from None
-        if changed:
-            self.broker.access_changed(changed)
+        self._front.look_at_users()
 
     def drain(self) -> Deferred[None]:
         """Fire at once: what subscribers have not acknowledged stays in the spool."""
@@ -223,13 +124,12 @@ class InProcess:
     def stop(self) -> Generator[Deferred[Any], Any, None]:
         """Close the listeners, then the connections, then the file of sessions."""
         closing, self._closing = self._closing, []
-        self._ports = []
         for close in reversed(closing):
             yield maybeDeferred(close)
 
     def port_numbers(self) -> Sequence[int]:
         """Return the TCP ports of the listeners."""
-        return [_number(port) for port in self._ports]
+        return self._front.port_numbers()
 
     def counters(self) -> Sequence[CounterGroup]:
         """Return what the broker counts."""
@@ -321,14 +221,3 @@ class ToBroker:
             Gauge("bridge_since_seconds", lambda: self.bridge.status().since),
             Gauge("bridge_in_flight", lambda: self.link.in_flight),
         )
-
-
-def _is_loopback(address: ListenAddress) -> bool:
-    return address.host == "localhost" or ipaddress.ip_address(address.host).is_loopback
-
-
-def _number(port: IListeningPort) -> int:
-    """Return the number of a TCP port."""
-    address = port.getHost()
-    assert isinstance(address, IPv4Address | IPv6Address)
-    return address.port

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from txthings.resource import CoAPResource
 
 from coapgw import __version__
+from coapgw.amqtt_outlet import InAmqtt
 from coapgw.coap.blockwise import BlockwiseLimits, BlockwiseSite
 from coapgw.coap.codec import MESSAGE_PARTS
 from coapgw.coap.front import FrontSite
@@ -32,7 +33,7 @@ from coapgw.coap.observing import ObserveSite
 from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
 from coapgw.coap.tally import TalliedSite
-from coapgw.config import Config, MqttMode, PayloadForm
+from coapgw.config import Config, Engine, MqttMode, PayloadForm
 from coapgw.config_values import ListenAddress
 from coapgw.energysaver.cbor import decode_cbor, decode_senml_cbor
 from coapgw.errors import ConfigurationInvalid, StorageError
@@ -86,7 +87,13 @@ def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAP
     if reactor is None:
         from twisted.internet import reactor
     mqtt = config.mqtt
-    outlet = ToBroker(mqtt.bridge) if mqtt.mode is MqttMode.BRIDGE else InProcess(mqtt.embedded)
+    outlet: Outlet
+    if mqtt.mode is MqttMode.BRIDGE:
+        outlet = ToBroker(mqtt.bridge)
+    elif mqtt.embedded.engine is Engine.AMQTT:
+        outlet = InAmqtt(mqtt.embedded, reactor)
+    else:
+        outlet = InProcess(mqtt.embedded)
     if mistakes := outlet.mistakes():
         raise ConfigurationInvalid(mistakes)
     return Gateway(config, reactor, outlet, mount or {})

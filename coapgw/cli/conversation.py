@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
@@ -41,6 +41,11 @@ _MORE: Final = 0x08  # in a block option: RFC 7959 section 2.2
 
 def converse(order: Order, output: Output) -> int:
     """Send what was ordered, under the global reactor; return the exit status.  Raises CoapgwError."""
+    return under_reactor(lambda reactor: Conversation(order, output, reactor).run())
+
+
+def under_reactor(make: Callable[[Any], Deferred[int]]) -> int:
+    """Run what *make* begins under the global reactor, until it gives an exit status or the user has enough."""
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
@@ -48,7 +53,7 @@ def converse(order: Order, output: Output) -> int:
     failures: list[Failure] = []
 
     def begin() -> None:
-        done = Conversation(order, output, reactor).run()
+        done = make(reactor)
         reactor.addSystemEventTrigger("before", "shutdown", done.cancel)  # SIGINT, unless it is done already
         done.addCallbacks(statuses.append, failures.append)
         done.addBoth(lambda _: reactor.callLater(0, _stop, reactor))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from coapgw import __version__
+from coapgw.cli import bench as bench_verb
 from coapgw.cli import config as config_verbs
 from coapgw.cli import device as device_verbs
 from coapgw.cli import mqtt_user as mqtt_user_verbs
@@ -113,6 +114,8 @@ def make_parser() -> argparse.ArgumentParser:
         verbs.add_verbs(room, leaf)
     about = "Send a CoAP request, over UDP or DTLS, and show the answer."
     send_verb.add_verb(rooms.add_parser("send", help=about, description=about, parents=[leaf], allow_abbrev=False))
+    about = "Send many CoAP requests at once, over UDP or DTLS, and say how long the answers took."
+    bench_verb.add_verb(rooms.add_parser("bench", help=about, description=about, parents=[leaf], allow_abbrev=False))
     return parser
 
 

@@ -170,6 +170,11 @@ class CoapClient:
         return self._dtls.suite if self._dtls is not None else ""
 
     @property
+    def retransmissions(self) -> int:
+        """How many datagrams were repeated so far."""
+        return self._layer.counters.retransmissions if self._port is not None else 0
+
+    @property
     def address(self) -> str:
         """The server's address and port; empty before ``connect``."""
         if not self._peer:

@@ -477,7 +477,7 @@ def test_however_often_a_client_subscribes_in_one_read_retained_messages_are_loo
         Subscribe(1, tuple((b"+/no", 0) for _ in range(3000))),
         *(Subscribe(2, ((b"+/%d" % number, 1), (b"a/%d" % number, 1))) for number in range(50)),
     )
-    assert broker._retained.scans == 1
+    assert broker._routing.retained.scans == 1
     assert sorted(message.topic for message in client.messages()) == sorted(b"a/%d" % number for number in range(50))
 
 

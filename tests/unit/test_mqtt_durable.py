@@ -117,7 +117,7 @@ def test_a_retained_message_is_on_disk_before_its_publisher_is_answered() -> Non
         Publish(b"r/1", b"1", 1, True),
         Publish(b"r/5", b"5", 1, True, False, 0, Properties(message_expiry=40, content_type=b"x")),
     ]
-    assert make_broker(killed(store), now=100.0)._retained._messages.keys() == {b"r/1"}
+    assert make_broker(killed(store), now=100.0)._routing.retained._messages.keys() == {b"r/1"}
 
 
 def test_acknowledged_messages_leave_the_disk() -> None:
