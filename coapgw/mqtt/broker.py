@@ -279,7 +279,10 @@ class Broker:
 
         Nothing of any session is touched before the client is known to be who it says (section 3.1.4).
         """
-        permissions = self._access.authenticate(packet.user, packet.password, connection.loopback)
+        host = connection.peer.partition(" port=")[0]  # as Twisted writes addresses
+        permissions = self._access.authenticate(
+            packet.user, packet.password, connection.loopback, host, self.shared.now
+        )
         if permissions is None:
             return REFUSED_NOT_AUTHORISED if packet.user is None else REFUSED_PASSWORD
         client_id, is_5 = packet.client_id, packet.level == LEVEL_5
