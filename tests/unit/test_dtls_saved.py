@@ -60,6 +60,7 @@ located = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(states)
 def test_an_association_goes_on_from_exactly_its_state(state: AssociationState) -> None:
     """What was read, tried and left out counts on: else a restart would let old records in once more."""
