@@ -24,7 +24,6 @@ from twisted.python.failure import Failure
 from txthings.resource import CoAPResource
 
 from coapgw import __version__
-from coapgw.amqtt_outlet import InAmqtt
 from coapgw.coap.blockwise import BlockwiseLimits, BlockwiseSite
 from coapgw.coap.codec import MESSAGE_PARTS
 from coapgw.coap.front import FrontSite
@@ -52,7 +51,10 @@ from coapgw.metrics import HttpCounters, SourceCounters
 from coapgw.mqtt.publisher import Publisher
 from coapgw.net.dtls import SecureLayer
 from coapgw.net.udp import CoapPort, Layer, local_hosts
-from coapgw.outlet import InProcess, Outlet, ToBroker
+from coapgw.outlets.amqtt import InAmqtt
+from coapgw.outlets.bridge import ToBroker
+from coapgw.outlets.outlet import Outlet
+from coapgw.outlets.own_broker import InProcess
 from coapgw.secure import SecureCoap
 from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry

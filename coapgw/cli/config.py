@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from coapgw.amqtt_requirements import START, missing_package
 from coapgw.cli.output import Output
 from coapgw.config import Engine, MqttMode, as_json, load
 from coapgw.errors import ConfigurationInvalid
+from coapgw.outlets.amqtt_requirements import START, missing_package
 
 EXIT_OK: Final = 0
 

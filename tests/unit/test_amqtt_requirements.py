@@ -11,10 +11,10 @@ import pytest
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.testing import MemoryReactorClock
 
-from coapgw.amqtt_outlet import InAmqtt
-from coapgw.amqtt_requirements import VERSIONS, is_known, missing_package, wrong_reactor
 from coapgw.config import as_json, load
 from coapgw.errors import ConfigurationInvalid
+from coapgw.outlets.amqtt import InAmqtt
+from coapgw.outlets.amqtt_requirements import VERSIONS, is_known, missing_package, wrong_reactor
 from coapgw.service import makeGateway
 from coapgw.storage.awaited_clients import FILE_NAME, AwaitedClients
 
@@ -92,8 +92,8 @@ def test_nothing_of_it_is_imported_unless_it_is_chosen() -> None:
     code = "import sys, coapgw.service, coapgw.cli.main\nprint([name for name in sys.modules if 'amqtt' in name])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(done.stdout.strip("[]\n").replace("'", "").split(", ")) == {
-        "coapgw.amqtt_outlet",
-        "coapgw.amqtt_requirements",
+        "coapgw.outlets.amqtt",
+        "coapgw.outlets.amqtt_requirements",
     }
 
 

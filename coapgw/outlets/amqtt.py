@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.logger import Logger
 
-from coapgw.amqtt_requirements import missing_package, wrong_reactor
-from coapgw.broker_front import BrokerFront
 from coapgw.config import EmbeddedSection
 from coapgw.http.metrics_page import CounterGroup, Gauge
 from coapgw.mqtt.embedded import HOLD_SECONDS
 from coapgw.mqtt.publisher import Publisher
 from coapgw.net.mqtt import BrokerPump
+from coapgw.outlets.amqtt_requirements import missing_package, wrong_reactor
+from coapgw.outlets.broker_front import BrokerFront
 from coapgw.storage.awaited_clients import AwaitedClients
 
 if TYPE_CHECKING:
