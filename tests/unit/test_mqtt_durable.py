@@ -267,6 +267,38 @@ def test_a_disk_that_stands_still_is_no_reason_to_remember_every_topic_that_is_r
     assert [message.payload for message in here.messages()] == [b"goes on"]
 
 
+def test_a_session_that_ends_before_it_is_written_is_not_written() -> None:
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    Peer(broker).send(Connect("first", False))
+    broker.take_writable()  # is being written now
+    Peer(broker).send(Connect("c", False), Subscribe(1, ((b"#", 1),))).lose()
+    broker.take_writable()  # gathers
+    Peer(broker).send(Connect("c", True)).lose()
+    for _ in range(3):
+        commit(broker, store)
+    assert set(store.sessions) == {"first"}
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_properties_of_a_message_reach_subscribers_whatever_its_qos(qos: int) -> None:
+    broker = make_broker(RememberedSessions())
+    there = connected_5(broker, "there", (b"#", qos))
+    said = Properties(content_type=b"text", user_properties=((b"a", b"b"),))
+    connected_5(broker, "here").send(Publish(b"t", b"x", qos, packet_id=qos and 7, properties=said))
+    assert [message.properties for message in there.messages()] == [said]
+
+
+def test_what_still_comes_from_a_client_that_is_gone_is_ignored() -> None:
+    broker = make_broker(RememberedSessions())
+    here, gone = connected(broker, "here", (b"#", 0)), connected(broker, "gone")
+    gone.lose()
+    gone.send(Connect("here", True), Publish(b"t", b"x"))
+    assert here.is_open
+    assert here.messages() == []
+    assert len(broker.sessions) == 1
+
+
 # ---------------------------------------------------------------------- QoS 2
 
 
