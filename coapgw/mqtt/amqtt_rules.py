@@ -21,7 +21,9 @@ EVERYBODY: Final = Permissions()
 class OthersDecide:
     """Stands for an access list where plugins of aMQTT's decide who a client is."""
 
-    def authenticate(self, user: str | None, password: bytes | None, loopback: bool) -> Permissions:
+    def authenticate(
+        self, user: str | None, password: bytes | None, loopback: bool, host: str = "", now: float = 0.0
+    ) -> Permissions:
         """Let everybody come as far as aMQTT."""
         return EVERYBODY
 

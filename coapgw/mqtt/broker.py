@@ -47,7 +47,7 @@ from coapgw.mqtt.routing import Routing, shared_filter
 from coapgw.mqtt.session import NEVER, Session, Shared
 from coapgw.mqtt.status_topics import FIRST_LEVEL, StatusTopics
 from coapgw.mqtt.subscriptions import Options, read_options
-from coapgw.mqtt.topics import LEVEL_LIMIT
+from coapgw.mqtt.topics import LEVEL_LIMIT, level_count
 
 
 @attrs.frozen
@@ -61,6 +61,8 @@ class BrokerLimits:
         connect_timeout: seconds until CONNECT must be there.
         max_queue_bytes: payload bytes that wait for one client.
         max_subscriptions: filters of one client.
+        max_filter_levels: levels of one client's filters together; each costs half a kilobyte, and time with every
+            message that it matches so far.
         max_client_id: bytes.
         max_retained: topics with a retained message; a wildcard subscription looks at each of them.
         max_retained_bytes: topics and payloads of all retained messages.
@@ -74,6 +76,7 @@ class BrokerLimits:
     connect_timeout: float = 10.0
     max_queue_bytes: int = 64 << 20
     max_subscriptions: int = 1000
+    max_filter_levels: int = 10_000
     max_client_id: int = 256
     max_retained: int = 20_000
     max_retained_bytes: int = 64 << 20
@@ -276,7 +279,10 @@ class Broker:
 
         Nothing of any session is touched before the client is known to be who it says (section 3.1.4).
         """
-        permissions = self._access.authenticate(packet.user, packet.password, connection.loopback)
+        host = connection.peer.partition(" port=")[0]  # as Twisted writes addresses
+        permissions = self._access.authenticate(
+            packet.user, packet.password, connection.loopback, host, self.shared.now
+        )
         if permissions is None:
             return REFUSED_NOT_AUTHORISED if packet.user is None else REFUSED_PASSWORD
         client_id, is_5 = packet.client_id, packet.level == LEVEL_5
@@ -376,12 +382,16 @@ class Broker:
         shared = shared_filter(topic_filter)
         if not permissions.may_subscribe(shared or topic_filter):
             return NOT_AUTHORISED
-        if topic_filter not in known and len(known) >= self.limits.max_subscriptions:
+        levels = 0 if topic_filter in known else level_count(topic_filter)
+        if levels and len(known) >= self.limits.max_subscriptions:
             return QUOTA_EXCEEDED
-        if topic_filter.count(b"/") >= LEVEL_LIMIT:
+        if levels > LEVEL_LIMIT:
             return TOPIC_FILTER_INVALID
+        if session.filter_levels + levels > self.limits.max_filter_levels:
+            return QUOTA_EXCEEDED
         if known.get(topic_filter) != options:
             known[topic_filter] = options
+            session.filter_levels += levels
             if session.outbox is not None:  # the client asks for it: this is no restart
                 session.changed_in = self.journal.generation
                 self._remembered.save(session)
@@ -402,6 +412,7 @@ class Broker:
             known = session.subscriptions.pop(topic_filter, None)
             codes.append(NO_SUBSCRIPTION if known is None else 0)
             if known is not None:
+                session.filter_levels -= level_count(topic_filter)
                 self._routing.remove(session, topic_filter)
         self._remembered.save(session)
         return tuple(codes)
