@@ -31,6 +31,7 @@ from coapgw.config_values import (
     Rate,
     Wrong,
     bridge_url,
+    class_name,
     client_id,
     database_url,
     directory,
@@ -40,6 +41,7 @@ from coapgw.config_values import (
     repr_without_password,
     secret,
     shown,
+    table,
     topic_prefix,
     user_name,
     whole,
@@ -135,6 +137,14 @@ class MqttUser:
 
 
 @attrs.frozen
+class AmqttPlugin:
+    """A plugin of aMQTT's, by its class; its options may hold secrets."""
+
+    name: Annotated[str, class_name]
+    options: Annotated[Mapping[str, object], table, Masked(hidden)] = attrs.field(factory=dict, repr=False)
+
+
+@attrs.frozen
 class EmbeddedSection:
     """The broker in this process; *max_packet* in bytes, *max_queue* messages a client, *connect_timeout* seconds.
 
@@ -155,6 +165,7 @@ class EmbeddedSection:
     max_connections: Positive = 10_000
     connect_timeout: Positive = 10
     max_keepalive: Annotated[int, whole(1, 65_535)] = 65_535
+    plugins: tuple[AmqttPlugin, ...] = ()
 
 
 @attrs.frozen
@@ -332,6 +343,8 @@ def _embedded_disagreements(broker: EmbeddedSection) -> Iterator[tuple[tuple[str
     for name in ("tls_listen", "websocket_tls_listen"):
         if getattr(broker, name) and not broker.cert_file:
             yield (f"mqtt.embedded.{name}", "mqtt.embedded.cert_file"), "TLS needs mqtt.embedded.cert_file"
+    if broker.plugins and broker.engine is not Engine.AMQTT:
+        yield ("mqtt.embedded.plugins", "mqtt.embedded.engine"), 'plugins need mqtt.embedded.engine = "amqtt"'
     if broker.key_file and not broker.cert_file:
         yield ("mqtt.embedded.key_file", "mqtt.embedded.cert_file"), "a key needs mqtt.embedded.cert_file"
 

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -163,6 +163,22 @@ def user_name(value: object) -> str:
     if not 1 <= len(name) <= NAME_LIMIT or not name.isprintable():
         raise Wrong(expected)
     return name
+
+
+def class_name(value: object) -> str:
+    """Read the name of a Python class, with its module."""
+    expected = "the name of a class with its module, such as amqtt.contrib.http.UserAuthHttpPlugin"
+    name = text(value, expected)
+    if "." not in name or not all(part.isidentifier() for part in name.split(".")):
+        raise Wrong(expected)
+    return name
+
+
+def table(value: object) -> Mapping[str, object]:
+    """Read a table of anything; what is in it is somebody else's to understand."""
+    if not isinstance(value, dict):
+        raise Wrong("a table")
+    return value
 
 
 def directory(value: object) -> Path:

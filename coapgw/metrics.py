@@ -187,6 +187,24 @@ class BrokerCounters:
 
 
 @attrs.define
+class AmqttCounters:
+    """aMQTT's clients, and the gateway's messages to them."""
+
+    connections: int = 0  # taken, since the start
+    refused_connections: int = 0  # too many, or a CONNECT that was not accepted
+    protocol_errors: int = 0
+    timeouts: int = 0  # no CONNECT in time, nothing for one and a half keepalives, or nothing read for ten seconds
+    pump_errors: int = 0
+    complaints: int = 0  # warnings and errors of aMQTT's own
+    bytes_in: int = 0
+    bytes_out: int = 0
+    delivered: int = 0  # of the gateway's messages, acknowledged
+    unacknowledged: int = 0  # of these, not acknowledged in time; their client is disconnected
+    dropped: int = 0  # because a client was slow or away too long
+    withheld: int = 0  # retained messages that aMQTT would have sent to clients that had not asked for them
+
+
+@attrs.define
 class BridgeCounters:
     """The bridge to another broker; messages unless said otherwise."""
 

@@ -32,7 +32,7 @@ from coapgw.coap.observing import ObserveSite
 from coapgw.coap.parameters import MessagingLimits
 from coapgw.coap.site import ResourceSite
 from coapgw.coap.tally import TalliedSite
-from coapgw.config import Config, MqttMode, PayloadForm
+from coapgw.config import Config, Engine, MqttMode, PayloadForm
 from coapgw.config_values import ListenAddress
 from coapgw.energysaver.cbor import decode_cbor, decode_senml_cbor
 from coapgw.errors import ConfigurationInvalid, StorageError
@@ -51,7 +51,10 @@ from coapgw.metrics import HttpCounters, SourceCounters
 from coapgw.mqtt.publisher import Publisher
 from coapgw.net.dtls import SecureLayer
 from coapgw.net.udp import CoapPort, Layer, local_hosts
-from coapgw.outlet import InProcess, Outlet, ToBroker
+from coapgw.outlets.amqtt import InAmqtt
+from coapgw.outlets.bridge import ToBroker
+from coapgw.outlets.outlet import Outlet
+from coapgw.outlets.own_broker import InProcess
 from coapgw.secure import SecureCoap
 from coapgw.storage.credentials import DeviceCredentials
 from coapgw.storage.database import open_registry
@@ -86,7 +89,13 @@ def makeGateway(config: Config, reactor: Any = None, *, mount: Mapping[str, CoAP
     if reactor is None:
         from twisted.internet import reactor
     mqtt = config.mqtt
-    outlet = ToBroker(mqtt.bridge) if mqtt.mode is MqttMode.BRIDGE else InProcess(mqtt.embedded)
+    outlet: Outlet
+    if mqtt.mode is MqttMode.BRIDGE:
+        outlet = ToBroker(mqtt.bridge)
+    elif mqtt.embedded.engine is Engine.AMQTT:
+        outlet = InAmqtt(mqtt.embedded, reactor)
+    else:
+        outlet = InProcess(mqtt.embedded)
     if mistakes := outlet.mistakes():
         raise ConfigurationInvalid(mistakes)
     return Gateway(config, reactor, outlet, mount or {})

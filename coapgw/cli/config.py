@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from coapgw.cli.output import Output
-from coapgw.config import as_json, load
+from coapgw.config import Engine, MqttMode, as_json, load
+from coapgw.errors import ConfigurationInvalid
+from coapgw.outlets.amqtt_requirements import START, missing_package
 
 EXIT_OK: Final = 0
 
@@ -26,5 +28,10 @@ def add_verbs(parser: argparse.ArgumentParser, leaf: argparse.ArgumentParser) ->
 def check(asked: argparse.Namespace, output: Output) -> int:
     """Read a configuration and say that it is good.  Raises ConfigurationInvalid."""
     config = load(asked.file, asked.overrides, asked.data)
-    output.result([f"{asked.file} is good"], as_json(config))
+    lines = [f"{asked.file} is good"]
+    if config.mqtt.mode is MqttMode.EMBEDDED and config.mqtt.embedded.engine is Engine.AMQTT:
+        if missing := missing_package():
+            raise ConfigurationInvalid([missing])
+        lines.append(f"aMQTT needs asyncio's reactor; start the gateway with: {START}")
+    output.result(lines, as_json(config))
     return EXIT_OK

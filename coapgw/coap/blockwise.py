@@ -286,7 +286,12 @@ class BlockwiseSite:
             self._answer_again(exchange, known.repeats)
             return
         upload = self.uploads.begin(key, now) if block.number == 0 else known
-        if upload is None or upload.repeats is not None or block.offset > upload.received:
+        if (
+            upload is None
+            or upload.repeats is not None
+            or block.offset > upload.received
+            or (block.offset < upload.received and not block.more)  # an end where the body does not end
+        ):
             self.counters.incomplete += 1
             exchange.respond(REQUEST_ENTITY_INCOMPLETE, encode_body([(BLOCK1, block.encoded())]))
             return

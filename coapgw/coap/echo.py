@@ -21,6 +21,7 @@ from coapgw.metrics import MessagingCounters
 
 AMPLIFICATION: Final = 3
 PACKET_BYTES: Final = 28  # of the headers of IPv4 and UDP; those of IPv6 are larger, which only allows for more
+ACKNOWLEDGEMENT_BYTES: Final = PACKET_BYTES + 4  # of the empty one that went before an answer of its own
 FRESH_SECONDS: Final = 60.0  # how old a value may be
 PROVEN_SECONDS: Final = 247.0  # how long an address is believed: EXCHANGE_LIFETIME, so that its repeats are answered
 _TIME_BYTES: Final = 4
@@ -87,7 +88,16 @@ class AddressProof:
         if now < endpoint.proven_until:
             return UNLIMITED
         room = room_for_answer(exchange.size)
+        if exchange.separate:
+            room -= ACKNOWLEDGEMENT_BYTES
         return min(room, exchange.size + self._extra) if endpoint.principal is None else room
+
+    def times(self, exchange: Exchange, size: int, now: float) -> int:
+        """Return how often a separate answer of *size* bytes may be sent if nobody acknowledges it, once at least."""
+        if now < exchange.endpoint.proven_until:
+            return UNLIMITED
+        room = AMPLIFICATION * (exchange.size + PACKET_BYTES) - ACKNOWLEDGEMENT_BYTES
+        return max(1, room // (size + PACKET_BYTES))
 
     def within_room(self, exchange: Exchange, code: int, body: bytes, now: float) -> tuple[int, bytes]:
         """Return the answer, or what an address that is not proven gets in its place if it is too large.

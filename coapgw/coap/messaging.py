@@ -206,6 +206,7 @@ class MessageLayer(ClientRole):
                 and data[1] == endpoint.code
                 and data.startswith(prefix, token_end)
                 and endpoint.pending < self._pending_limit
+                and (payload := data[token_end + len(prefix) :])  # a marker without one is a format error
             ):
                 counters.requests += 1
                 endpoint.last_seen = now
@@ -218,7 +219,7 @@ class MessageLayer(ClientRole):
                     self._memory.confirmable.bucket.append(key)
                     exchange.ack_due = now + self.limits.piggyback_seconds
                     self._waiting.append(exchange)
-                handler(exchange, data[token_end + len(prefix) :])
+                handler(exchange, payload)
                 return
         self._receive(data, endpoint, now)
 
@@ -358,7 +359,9 @@ class MessageLayer(ClientRole):
         elif exchange.separate:
             message_id = endpoint.next_message_id()
             head = bytes((0x40 | header[0] & 15, code, message_id >> 8, message_id & 0xFF))
-            self._outgoing.transmit(Transmission(endpoint, message_id, head + header[HEADER_BYTES:] + body))
+            transmission = Transmission(endpoint, message_id, head + header[HEADER_BYTES:] + body)
+            transmission.limit = self._proof.times(exchange, len(transmission.datagram), self._now)
+            self._outgoing.transmit(transmission)
         else:
             answer = _ACK_HEAD[header[0] & 15] + _CODE[code] + header[2:] + body
             self._remember(exchange, answer)

@@ -16,6 +16,7 @@ import attrs
 
 from coapgw.coap.codec import OBSERVE, Options, decode_uint, option_value
 from coapgw.coap.endpoints import Address, Endpoint, RandomSource
+from coapgw.coap.exchanges import UNLIMITED
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
 from coapgw.metrics import MessagingCounters
 
@@ -81,6 +82,7 @@ class Transmission:
         request: the request it carries, None for a separate response.
         timeout: seconds until the next retransmission, doubled with each.
         due: when that is, on the layer's clock; set when the datagram is taken for sending.
+        limit: how often it may be sent at most, where MAX_RETRANSMIT would be too much for a forged address.
         refresh: asked each time before it is sent; returns a Message ID and a datagram to send in its place, or None.
         ended: told once what became of it.
     """
@@ -91,6 +93,7 @@ class Transmission:
     request: Request | None = None
     timeout: float = 0.0
     sent: int = 0
+    limit: int = UNLIMITED
     due: float = 0.0
     done: bool = False
     refresh: Callable[[], tuple[int, bytes] | None] | None = None
@@ -302,7 +305,7 @@ class Outgoing:
                     self._conclude(what, NoResponse("timeout"))
             elif not what.is_confirmable:
                 self._finish(what, Ending.GIVEN_UP)  # its response may come still; others may have their turn
-            elif not what.done and what.sent <= self._parameters.max_retransmit:
+            elif not what.done and what.sent < min(what.limit, self._parameters.max_retransmit + 1):
                 self._counters.retransmissions += 1
                 self._emit(what)
             elif not what.done:

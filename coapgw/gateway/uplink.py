@@ -6,6 +6,7 @@ broker has it.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -64,6 +65,7 @@ class Uplink:
     Args:
         ids: of messages.
         clock: seconds since the epoch.
+        monotonic: seconds; a step of the time of day must not keep devices waiting, or send them all away.
         heard: gets, by ICCID, when each device was last heard, in milliseconds since the epoch; somebody empties it.
         rates: how much one device may send; None is no limit.
     """
@@ -75,6 +77,7 @@ class Uplink:
         clock: Callable[[], float],
         settings: UplinkSettings,
         *,
+        monotonic: Callable[[], float] = time.monotonic,
         rates: DeviceRates | None = None,
         counters: UplinkCounters | None = None,
         heard: dict[str, int] | None = None,
@@ -83,6 +86,7 @@ class Uplink:
         self._spool = spool
         self._ids = ids
         self._clock = clock
+        self._monotonic = monotonic
         self._settings = settings
         self.translator: ITranslator | None = None
         """Turns payloads into JSON; None forwards them as they are."""
@@ -109,8 +113,7 @@ class Uplink:
             self.counters.too_large += 1
             answer(PayloadTooLarge(len(payload), settings.max_payload))
             return
-        now = self._clock()
-        self._heard[device.iccid] = received = int(now * 1000)
+        self._heard[device.iccid] = received = int(self._clock() * 1000)
         if self._rates is not None:
             try:
                 self._rates.take(device.iccid)
@@ -129,7 +132,7 @@ class Uplink:
                 self._spool.append(message, None, introduction, event)
                 answer(None)
             else:
-                self._accept_for_publication((message, introduction, event), answer, now)
+                self._accept_for_publication((message, introduction, event), answer)
         except CoapgwError as refusal:
             self.counters.not_stored += 1
             answer(refusal)
@@ -183,7 +186,7 @@ class Uplink:
     # ------------------------------------------------------------------ acknowledge = "published"
 
     def _accept_for_publication(
-        self, messages: tuple[Outgoing, Introduction | None, Outgoing | None], answer: Answer, now: float
+        self, messages: tuple[Outgoing, Introduction | None, Outgoing | None], answer: Answer
     ) -> None:
         """Store a message whose device waits for the broker."""
         if len(self._waiting) >= WAITING_LIMIT:
@@ -198,7 +201,7 @@ class Uplink:
 
         message, introduction, event = messages
         place = self._spool.append(message, stored, introduction, event)
-        self._waiting[place] = _Waiting(answer, now + PUBLISH_SECONDS)
+        self._waiting[place] = _Waiting(answer, self._monotonic() + PUBLISH_SECONDS)
 
     def published(self, place: int) -> None:
         """Take note that the broker has the message at *place* of the spool."""
@@ -208,7 +211,7 @@ class Uplink:
 
     def handle_timer(self) -> None:
         """Answer the devices that have waited for the broker for too long; called about once a second."""
-        now = self._clock()
+        now = self._monotonic()
         while self._waiting:
             place, waiting = next(iter(self._waiting.items()))
             if waiting.until > now:

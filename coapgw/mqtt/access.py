@@ -11,6 +11,7 @@ import binascii
 import enum
 import hashlib
 import hmac
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,9 @@ from coapgw.errors import CoapgwError
 from coapgw.mqtt.topics import compiled_filter, covered_by_any
 
 OWN_ITERATIONS: Final = 10_000  # of passwords that we hash
+FAILURES_LIMIT: Final = 20  # wrong passwords of a host in FAILURE_SECONDS; each takes 5 to 10 ms of everybody's time
+FAILURE_SECONDS: Final = 10.0
+FAILED_HOSTS: Final = 10_000  # remembered
 ITERATION_LIMIT: Final = 20_000  # of PBKDF2: about 10 ms of the reactor's time for each attempt to log in
 _PBKDF2: Final = re.compile(r"\$7\$([1-9][0-9]{0,8})\$([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+)")
 _SHA512: Final = re.compile(r"\$6\$([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+)")
@@ -83,8 +87,13 @@ class Permissions:
 class Authenticator(Protocol):
     """Decides who a client is; answers at once, raises nothing."""
 
-    def authenticate(self, user: str | None, password: bytes | None, loopback: bool) -> Permissions | None:
-        """Return what a client may do, or None if it is not who it says; *loopback* tells of the listener."""
+    def authenticate(
+        self, user: str | None, password: bytes | None, loopback: bool, host: str = "", now: float = 0.0
+    ) -> Permissions | None:
+        """Return what a client may do, or None if it is not who it says; *loopback* tells of the listener.
+
+        *host*, if it is known, is where it comes from, and *now* when, in seconds.
+        """
 
     def permissions_of(self, user: str | None) -> Permissions | None:
         """Return what a user may do now, None if there is no such user any more; for sessions that are restored."""
@@ -150,6 +159,8 @@ class AccessList:
         self._nobody = _Secret(os.urandom(12), os.urandom(64))
         self._key = os.urandom(32)
         self._users: dict[str, BrokerUser] = {}
+        self._failures: dict[str, int] = {}  # wrong passwords by host, until the time below
+        self._failures_end = -math.inf
         self.replace(users)
 
     def replace(self, users: Iterable[BrokerUser]) -> set[str]:
@@ -166,8 +177,10 @@ class AccessList:
         self._proven: set[bytes] = set()
         return {name for name, user in before.items() if self._users.get(name) != user}
 
-    def authenticate(self, user: str | None, password: bytes | None, loopback: bool) -> Permissions | None:
-        """Return what a client may do, or None."""
+    def authenticate(
+        self, user: str | None, password: bytes | None, loopback: bool, host: str = "", now: float = 0.0
+    ) -> Permissions | None:
+        """Return what a client may do, or None; also to a host that has failed too often lately."""
         if user is None:
             allowed = self._anonymous is AnonymousPolicy.YES
             return EVERYTHING if allowed or (loopback and self._anonymous is AnonymousPolicy.LOOPBACK) else None
@@ -176,6 +189,8 @@ class AccessList:
             proof in self._proven and password is not None
         ):  # ten thousand clients that come back at once must not cost a minute
             return self._permissions.get(user)
+        if host and self._has_failed_often(host, now):
+            return None
         secret = self._secrets.get(user, self._nobody)
         fits = secret.fits(password or b"") and password is not None
         missing = self._most_iterations - secret.iterations
@@ -184,7 +199,15 @@ class AccessList:
         permissions = self._permissions.get(user) if fits else None
         if permissions is not None:
             self._proven.add(proof)  # at most one for each user
+        elif host and (host in self._failures or len(self._failures) < FAILED_HOSTS):
+            self._failures[host] = self._failures.get(host, 0) + 1
         return permissions
+
+    def _has_failed_often(self, host: str, now: float) -> bool:
+        if now >= self._failures_end:
+            self._failures_end = now + FAILURE_SECONDS
+            self._failures.clear()
+        return self._failures.get(host, 0) >= FAILURES_LIMIT
 
     def _proof(self, user: str, password: bytes) -> bytes:
         """Return what stands for a password in memory, of no use to anybody without our key."""

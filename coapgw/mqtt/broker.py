@@ -1,7 +1,8 @@
-"""The embedded broker as a machine without I/O: connections, sessions, retained messages, routing (MQTT 3.1.1 and 5).
+"""The embedded broker as a machine without I/O: its clients and their sessions (MQTT 3.1.1 and 5).
 
 The glue opens connections, moves their bytes, and calls ``handle_timer`` when ``next_timer`` has come.  The gateway
-publishes with ``publish`` and learns through ``Publication.settled`` when nobody needs the message any more.
+publishes with ``publish`` and learns through ``Publication.settled`` when nobody needs the message any more; the way
+from there to the sessions that subscribed is in ``routing``.
 
 A client id belongs to the user whose session it is: a client that authenticates as somebody else is refused with 0x02
 until that session has ended, and disturbs nothing.
@@ -12,11 +13,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import attrs
 
-from coapgw.errors import TopicRefused
 from coapgw.interfaces import ISessionStore, StoredState
 from coapgw.metrics import BrokerCounters
 from coapgw.mqtt.access import Authenticator, Permissions
@@ -28,12 +28,9 @@ from coapgw.mqtt.packets import (
     REFUSED_CLIENT_ID,
     REFUSED_NOT_AUTHORISED,
     REFUSED_PASSWORD,
-    TEXT_LIMIT,
     Connect,
-    encode_publish,
 )
 from coapgw.mqtt.parser import ValidTopics
-from coapgw.mqtt.publication import Publication
 from coapgw.mqtt.reasons import (
     ADMINISTRATIVE_ACTION,
     NO_SUBSCRIPTION,
@@ -46,11 +43,11 @@ from coapgw.mqtt.reasons import (
 from coapgw.mqtt.remembered import ASSIGNED_ID, RememberedClients
 from coapgw.mqtt.restored import RestoredState
 from coapgw.mqtt.retained import RetainedMessages
+from coapgw.mqtt.routing import Routing, shared_filter
 from coapgw.mqtt.session import NEVER, Session, Shared
-from coapgw.mqtt.shared_group import SharedGroup
 from coapgw.mqtt.status_topics import FIRST_LEVEL, StatusTopics
-from coapgw.mqtt.subscriptions import SHARED, Manner, Options, SubscriptionTree, read_options, split_shared
-from coapgw.mqtt.topics import LEVEL_LIMIT
+from coapgw.mqtt.subscriptions import Options, read_options
+from coapgw.mqtt.topics import LEVEL_LIMIT, level_count
 
 
 @attrs.frozen
@@ -64,6 +61,8 @@ class BrokerLimits:
         connect_timeout: seconds until CONNECT must be there.
         max_queue_bytes: payload bytes that wait for one client.
         max_subscriptions: filters of one client.
+        max_filter_levels: levels of one client's filters together; each costs half a kilobyte, and time with every
+            message that it matches so far.
         max_client_id: bytes.
         max_retained: topics with a retained message; a wildcard subscription looks at each of them.
         max_retained_bytes: topics and payloads of all retained messages.
@@ -77,6 +76,7 @@ class BrokerLimits:
     connect_timeout: float = 10.0
     max_queue_bytes: int = 64 << 20
     max_subscriptions: int = 1000
+    max_filter_levels: int = 10_000
     max_client_id: int = 256
     max_retained: int = 20_000
     max_retained_bytes: int = 64 << 20
@@ -93,17 +93,8 @@ class Admission(NamedTuple):
     assigned: str | None
 
 
-def _shared_filter(topic_filter: bytes) -> bytes | None:
-    """Return the filter behind ``$share/name/``, None if this is no shared subscription."""
-    shared = split_shared(topic_filter) if topic_filter.startswith(SHARED) else None
-    return None if shared is None else shared[1]
-
-
-_GROUP = Options(2, retain_as_published=True)  # of a shared subscription in the tree; its members have their own
-
-
 class Broker:
-    """Clients, their sessions, and the way from a publication to its subscribers.
+    """Clients and their sessions.
 
     Attributes:
         on_output: called when there are connections to flush after there were none: see ``take_writable``.  It should
@@ -111,6 +102,7 @@ class Broker:
         on_publish: called with (connection, topic, payload) before a client's message is routed; True takes it away.
         crowded: sessions whose queue is over half full, until it is under a quarter; of those whose client is away,
             ones that are expected back.
+        publish: see ``Routing.publish``.
         sessions: by client id, connected or not.
         counters, limits: as given.
     """
@@ -139,10 +131,9 @@ class Broker:
         self._access = access
         self._remembered = RememberedClients(self.journal)
         self._random_bytes = random_bytes
-        self._tree: SubscriptionTree[Session | SharedGroup] = SubscriptionTree()
-        self._groups: dict[bytes, SharedGroup] = {}
-        self._retained = RetainedMessages(self.limits.max_retained, self.limits.max_retained_bytes)
-        self._restored = RestoredState()
+        retained = RetainedMessages(self.limits.max_retained, self.limits.max_retained_bytes)
+        self._routing = Routing(self.shared, retained, self.counters)
+        self.publish = self._routing.publish  # for every message: a call less
         self._connections: set[Connection] = set()
         self._connected: dict[Session, Connection] = {}
         self._offline: dict[Session, None] = {}  # in the order they left
@@ -150,7 +141,6 @@ class Broker:
         self._wills: dict[Session, tuple[float, Connection]] = {}  # delayed, of clients that are away
         self._status = StatusTopics()
         self._writable: list[Connection] = []
-        self._stopped = False
 
     @property
     def on_relief(self) -> Callable[[], None] | None:
@@ -164,7 +154,7 @@ class Broker:
     @property
     def is_stopped(self) -> bool:
         """Whether ``stop`` was called."""
-        return self._stopped
+        return self._routing.is_stopped
 
     # ------------------------------------------------------------------ connections, for the glue
 
@@ -181,23 +171,23 @@ class Broker:
     @property
     def retained_count(self) -> int:
         """How many topics have a retained message."""
-        return len(self._retained)
+        return len(self._routing.retained)
 
     @property
     def group_count(self) -> int:
         """How many shared subscriptions there are."""
-        return len(self._groups)
+        return self._routing.group_count
 
     def is_wanted(self, first_level: bytes) -> bool:
         """Return whether anybody subscribed to topics that begin with this level, by its name."""
-        return self._tree.has_below(first_level)
+        return self._routing.is_wanted(first_level)
 
     def open_connection(self, peer: str, loopback: bool, now: float) -> Connection | None:
         """Return the machine for a new connection, or None if there are too many: close it then.
 
         *loopback* says whether the listener is bound to a loopback address.
         """
-        if self._stopped or len(self._connections) >= self.limits.max_connections:
+        if self._routing.is_stopped or len(self._connections) >= self.limits.max_connections:
             self.counters.refused_connections += 1
             return None
         self.shared.now = now
@@ -232,8 +222,7 @@ class Broker:
             connection.handle_deadline(now)
         for session in self._absences.due(now):
             self._look_at_absent(session, now)
-        if self._restored.owed_by and now > self._restored.until:
-            self._restored.owed_by.clear()
+        self._routing.handle_timer(now)
         self._remembered.handle_timer(now)
         self._status.handle_timer(self, now)
 
@@ -246,98 +235,14 @@ class Broker:
 
         To be called before the connections are closed; clients of MQTT 5 are told.
         """
-        self._stopped = True
+        self._routing.is_stopped = True
         for connection in list(self._connected.values()):
             if connection.is_5:
                 connection.fail(SHUTTING_DOWN)
         self.journal.stop()
         self.shared.on_relief = None
 
-    # ------------------------------------------------------------------ messages
-
-    def publish(  # noqa: PLR0912 - one loop: calls would cost every message
-        self, publication: Publication, now: float | None = None, publisher: Session | None = None
-    ) -> bool:
-        """Hand a publication to every session that subscribed to it; return whether there were any.
-
-        It is settled before this returns if no session has to acknowledge it; after ``stop``, nothing happens.
-
-        Raises:
-            TopicRefused: the topic is longer than MQTT can say; otherwise a valid topic is the caller's duty.
-        """
-        if self._stopped:
-            return False
-        if now is not None:
-            self.shared.now = now
-        topic, qos = publication.topic, publication.qos
-        if len(topic) > TEXT_LIMIT:
-            raise TopicRefused(topic, f"over {TEXT_LIMIT} bytes")
-        if publication.retain:
-            self._retain(publication)
-        publication.owed += 1  # ours, so that nothing is settled half way
-        packet = b""
-        pushed_out: list[Publication] = []
-        found = self._tree.match(topic)
-        if self._restored.owed_by and publication.origin is not None:
-            found = self._restored.without_those_who_have(publication.origin.message_id, found)
-        for session, highest_qos, special in found:
-            manner, subscribed_qos = None, highest_qos
-            if special is not None:
-                manner = special.manner
-                if isinstance(session, SharedGroup):
-                    self._publish_shared(publication, session, pushed_out)
-                    continue
-                if session is publisher:
-                    subscribed_qos, manner = special.own_qos, special.own_manner
-                    if subscribed_qos < 0:
-                        continue
-            if TYPE_CHECKING:
-                assert isinstance(session, Session)  # a group always is special
-            if qos and subscribed_qos:
-                oldest = session.deliver(publication, qos if qos < subscribed_qos else subscribed_qos, manner)
-                if oldest is not None:
-                    pushed_out += oldest
-            elif (outbox := session.outbox) is not None:
-                if outbox.writer is None:
-                    packet = packet or encode_publish(topic, publication.payload)
-                    session.deliver_unacknowledged(packet)
-                else:
-                    session.deliver_unacknowledged_5(publication, manner)
-        for pushed in pushed_out:
-            pushed.release()
-        publication.release()
-        return bool(found)
-
-    def _publish_shared(
-        self,
-        publication: Publication,
-        group: SharedGroup,
-        pushed_out: list[Publication],
-        but_not: Session | None = None,
-    ) -> None:
-        """Hand a publication to one member of a group."""
-        session = group.choose(but_not)
-        if session is None:
-            return
-        options = group.members[session]
-        manner = Manner(options.retain_as_published, (options.identifier,) if options.identifier else (), group)
-        if publication.qos and options.qos:
-            pushed_out += session.deliver(publication, min(publication.qos, options.qos), manner) or ()
-        elif session.outbox is not None and session.outbox.writer is None:
-            session.deliver_unacknowledged(encode_publish(publication.topic, publication.payload))
-        else:
-            session.deliver_unacknowledged_5(publication, manner)
-
-    def _retain(self, publication: Publication) -> None:
-        topic = publication.topic
-        if not publication.payload:
-            if self._retained.remove(topic):
-                self.journal.retain(topic, None)
-            return
-        copy = self._retained.keep(publication)
-        if copy is None:
-            self.counters.not_retained += 1
-        self.journal.retain(topic, copy)
+    # ------------------------------------------------------------------ for the gateway
 
     def has_subscribers(self, client_ids: Iterable[str]) -> bool:
         """Return whether every one of these clients has a session with subscriptions.
@@ -374,7 +279,10 @@ class Broker:
 
         Nothing of any session is touched before the client is known to be who it says (section 3.1.4).
         """
-        permissions = self._access.authenticate(packet.user, packet.password, connection.loopback)
+        host = connection.peer.partition(" port=")[0]  # as Twisted writes addresses
+        permissions = self._access.authenticate(
+            packet.user, packet.password, connection.loopback, host, self.shared.now
+        )
         if permissions is None:
             return REFUSED_NOT_AUTHORISED if packet.user is None else REFUSED_PASSWORD
         client_id, is_5 = packet.client_id, packet.level == LEVEL_5
@@ -418,13 +326,13 @@ class Broker:
                 if session.client_id in self.sessions:
                     self._end(session)
                 continue
-            wanted = [(one, _shared_filter(one) or one) for one in session.subscriptions]
+            wanted = [(one, shared_filter(one) or one) for one in session.subscriptions]
             self.unsubscribe(session, [one for one, topics in wanted if not permissions.may_subscribe(topics)])
 
     def leave(self, session: Session) -> None:
         """The client of *session* is away: the session ends, or waits for as long as its expiry says."""
         del self._connected[session]
-        if self._stopped:
+        if self._routing.is_stopped:
             session.detach()
         elif not session.expiry:
             self._end(session)
@@ -471,41 +379,31 @@ class Broker:
     def subscribe(self, session: Session, topic_filter: bytes, options: Options, permissions: Permissions) -> int:
         """Add or change a subscription; return the QoS that is granted, or why there is none (MQTT 5 section 3.9.3)."""
         known = session.subscriptions
-        shared = _shared_filter(topic_filter)
+        shared = shared_filter(topic_filter)
         if not permissions.may_subscribe(shared or topic_filter):
             return NOT_AUTHORISED
-        if topic_filter not in known and len(known) >= self.limits.max_subscriptions:
+        levels = 0 if topic_filter in known else level_count(topic_filter)
+        if levels and len(known) >= self.limits.max_subscriptions:
             return QUOTA_EXCEEDED
-        if topic_filter.count(b"/") >= LEVEL_LIMIT:
+        if levels > LEVEL_LIMIT:
             return TOPIC_FILTER_INVALID
+        if session.filter_levels + levels > self.limits.max_filter_levels:
+            return QUOTA_EXCEEDED
         if known.get(topic_filter) != options:
             known[topic_filter] = options
+            session.filter_levels += levels
             if session.outbox is not None:  # the client asks for it: this is no restart
                 session.changed_in = self.journal.generation
                 self._remembered.save(session)
-            if shared is None:
-                self._tree.add(topic_filter, session, options)
-            else:
-                self._join(session, topic_filter, shared, options)
+            self._routing.add(session, topic_filter, options)
         if (shared or topic_filter).startswith(FIRST_LEVEL):
             self._status.subscribed(self.shared.now)
         return options.qos
 
-    def _join(self, session: Session, topic_filter: bytes, wanted: bytes, options: Options) -> None:
-        group = self._groups.get(topic_filter)
-        if group is None:
-            group = self._groups[topic_filter] = SharedGroup(topic_filter)
-            self._tree.add(wanted, group, _GROUP)
-        group.members[session] = options
-
     def subscribed(self, session: Session, granted: Mapping[bytes, Options]) -> None:
         """Send the retained messages for subscriptions that were just *granted* (section 3.8.4)."""
         self._remembered.subscribed(session)
-        if not len(self._retained):
-            return
-        for message, qos, manner in self._retained.matching(granted, self.shared.now):
-            if not session.deliver_retained(message, min(qos, message.qos), manner):
-                return
+        self._routing.deliver_retained(session, granted)
 
     def unsubscribe(self, session: Session, filters: Sequence[bytes]) -> tuple[int, ...]:
         """Take subscriptions away; what is owed already stays owed (section 3.10.4).  Return a code for each."""
@@ -514,33 +412,20 @@ class Broker:
             known = session.subscriptions.pop(topic_filter, None)
             codes.append(NO_SUBSCRIPTION if known is None else 0)
             if known is not None:
-                self._remove(session, topic_filter)
+                session.filter_levels -= level_count(topic_filter)
+                self._routing.remove(session, topic_filter)
         self._remembered.save(session)
         return tuple(codes)
-
-    def _remove(self, session: Session, topic_filter: bytes) -> None:
-        shared = _shared_filter(topic_filter)
-        if shared is None:
-            self._tree.remove(topic_filter, session)
-            return
-        group = self._groups[topic_filter]
-        group.members.pop(session, None)
-        if not group.members:
-            del self._groups[topic_filter]
-            self._tree.remove(shared, group)
 
     def _end(self, session: Session) -> None:
         """Forget a session; what it was owed is released, or given to others of its shared subscriptions."""
         for topic_filter in session.subscriptions:
-            self._remove(session, topic_filter)
+            self._routing.remove(session, topic_filter)
         session.subscriptions.clear()
         self._offline.pop(session, None)
         self.sessions.pop(session.client_id, None)
         owed = session.end()
-        pushed_out: list[Publication] = []
-        for publication, qos, manner, _ in owed:
-            if manner is not None and isinstance(manner.group, SharedGroup) and qos == 1:
-                self._publish_shared(publication, manner.group, pushed_out, session)
+        pushed_out = self._routing.hand_to_others(session, owed)
         session.let_go(owed)
         for pushed in pushed_out:
             pushed.release()
@@ -558,9 +443,8 @@ class Broker:
         persistent or not, and may come back; those with clean sessions are forgotten if they do not within a minute.
         """
         self.shared.now = now
-        self._restored = RestoredState.read(stored, self.journal, now)
-        for message in self._restored.retained:
-            self._retained.keep(message)
+        restored = RestoredState.read(stored, self.journal, now)
+        self._routing.restore(restored)
         expected = set()
         for record in stored.sessions:
             self._remembered.found(record, now)
@@ -582,6 +466,6 @@ class Broker:
                 self._remembered.save(session)
             for text, byte, identifier in record.subscriptions:
                 self.subscribe(session, text.encode(), read_options(byte, identifier), permissions)
-            self._restored.give(session)
-        self._restored.drop_the_rest(self.journal)
+            restored.give(session)
+        restored.drop_the_rest(self.journal)
         return expected

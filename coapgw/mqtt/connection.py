@@ -417,9 +417,9 @@ class Connection:
         if topic[0] == 0x24 or permissions is None or not permissions.may_publish(topic):
             broker.counters.refused_publishes += 1
             return NOT_AUTHORISED
-        if broker.journal.is_full and publication.qos:
+        if broker.journal.is_full and (publication.qos or publication.retain):
             broker.counters.refused_publishes += 1
-            if self._incoming_5 is None and publisher is not None:
+            if publication.qos and self._incoming_5 is None and publisher is not None:
                 raise MqttFormatError("the disk does not keep up", QUOTA_EXCEEDED)
             return QUOTA_EXCEEDED
         broker.counters.published_in += 1

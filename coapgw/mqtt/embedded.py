@@ -16,15 +16,14 @@ Three things make it more than a function call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Final, Protocol
 
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from coapgw.interfaces import IBrokerLink, IDelivery
 from coapgw.model import Spooled
-from coapgw.mqtt.broker import Broker
 from coapgw.mqtt.publication import Publication
 
 HOLD_SECONDS: Final = 10.0
@@ -32,6 +31,39 @@ STALLED_SECONDS: Final = 10.0
 PATIENT_BELOW: Final = 0.5  # of the spool
 RELEASE_ABOVE: Final = 0.75  # of the spool
 QOS: Final = 1
+
+
+class Queue(Protocol):
+    """What a subscriber is owed; *last_progress* is when it last got on, or went away.
+
+    One that went away *is_expected* back.
+    """
+
+    last_progress: float
+    is_expected: bool
+
+    def give_up(self) -> None:
+        """Wait no longer for a client that is away."""
+
+
+class PublishingBroker(Protocol):
+    """A broker of this process: ``mqtt.broker.Broker``, or aMQTT.
+
+    Attributes:
+        on_relief: called when ``crowded`` becomes empty.
+    """
+
+    on_relief: Callable[[], None] | None
+
+    @property
+    def crowded(self) -> Collection[Queue]:
+        """Return the queues of online subscribers that are far behind."""
+
+    def has_subscribers(self, client_ids: Iterable[str]) -> bool:
+        """Return whether every one of these clients has subscriptions."""
+
+    def publish(self, publication: Publication) -> bool:
+        """Hand a publication to everybody who subscribed."""
 
 
 @implementer(IBrokerLink)
@@ -47,7 +79,7 @@ class EmbeddedLink:
     log = Logger()
 
     def __init__(
-        self, broker: Broker, delivery: IDelivery, clock: Callable[[], float], fill: Callable[[], float]
+        self, broker: PublishingBroker, delivery: IDelivery, clock: Callable[[], float], fill: Callable[[], float]
     ) -> None:
         """Begin ready; ``hold`` makes it wait."""
         self._broker = broker

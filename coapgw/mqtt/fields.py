@@ -6,8 +6,10 @@ import attrs
 
 from coapgw.mqtt.packet_types import MqttFormatError
 from coapgw.mqtt.properties import Properties, decode_properties
-from coapgw.mqtt.reasons import PROTOCOL_ERROR
+from coapgw.mqtt.reasons import PROTOCOL_ERROR, QUOTA_EXCEEDED
 from coapgw.mqtt.topics import is_valid_filter, is_valid_text
+
+FILTERS_LIMIT = 4096  # in one packet; four times what a client may have, and some ten milliseconds
 
 
 @attrs.define(eq=False)
@@ -16,6 +18,7 @@ class Fields:
 
     data: bytes
     at: int = 0
+    _filters: int = 0
 
     def more(self) -> bool:
         """Return whether anything is left."""
@@ -50,7 +53,10 @@ class Fields:
         return self.two() or _no_packet_id()
 
     def topic_filter(self) -> bytes:
-        """Read a topic filter."""
+        """Read a topic filter, one of FILTERS_LIMIT at most."""
+        self._filters += 1
+        if self._filters > FILTERS_LIMIT:
+            raise MqttFormatError("too many topic filters in one packet", QUOTA_EXCEEDED)
         value = self.binary()
         if not is_valid_filter(value):
             raise MqttFormatError("a topic filter that is none")

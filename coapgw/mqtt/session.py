@@ -77,6 +77,7 @@ class Session:
     shared: Shared
     outbox: Outbox | None = None
     subscriptions: dict[bytes, Options] = attrs.Factory(dict)
+    filter_levels: int = 0  # of all subscriptions together
     inflight: dict[int, Owed] = attrs.Factory(dict)
     queue: deque[Owed] | tuple[()] = ()  # an empty deque would be a sixth of what an idle client costs
     received: set[int] | frozenset[int] = frozenset()  # QoS 2 from the client: published, not yet released

@@ -36,6 +36,11 @@ def is_valid_filter(topic_filter: bytes) -> bool:
     return b"+" not in topic_filter or all(level == b"+" or b"+" not in level for level in topic_filter.split(b"/"))
 
 
+def level_count(topic_filter: bytes) -> int:
+    """Return how many levels a filter has; what makes it shared counts with them."""
+    return topic_filter.count(b"/") + 1
+
+
 def compiled_filter(topic_filter: bytes) -> re.Pattern[bytes]:
     """Return a pattern that fully matches the topics of a valid *topic_filter*; time linear in the topic."""
     levels = topic_filter.split(b"/")

@@ -6,8 +6,9 @@ It asks nothing of the transport that TLS or WebSocket could not give.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
+from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, ISSLTransport, ITCPTransport
@@ -16,10 +17,82 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from coapgw.mqtt.broker import Broker
-from coapgw.mqtt.connection import Closing, Connection
+from coapgw.mqtt.broker import BrokerLimits
+from coapgw.mqtt.connection import Closing
 
 STOP_SECONDS: Final = 1.0  # for the last bytes to leave
+
+
+class PumpCounters(Shape):
+    """What the glue counts."""
+
+    pump_errors: int
+    refused_connections: int
+
+
+class PumpedConnection(Shape):
+    """A broker's end of a connection: ``mqtt.connection.Connection``, or aMQTT's."""
+
+    closing: Closing
+
+    @property
+    def is_congested(self) -> bool:
+        """Return whether nothing should be read for now."""
+
+    @property
+    def is_5(self) -> bool:
+        """Return whether the client is to be told why it is closed."""
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        """Take bytes."""
+
+    def data_to_send(self) -> bytes:
+        """Return what to write."""
+
+    def pause(self) -> None:
+        """The transport is full."""
+
+    def resume(self) -> None:
+        """The transport takes bytes again."""
+
+    def connection_lost(self, now: float) -> None:
+        """The transport is gone."""
+
+
+class PumpedBroker(Shape):
+    """A broker without sockets: ``mqtt.broker.Broker``, or aMQTT."""
+
+    on_output: Callable[[], None] | None
+
+    @property
+    def limits(self) -> BrokerLimits:
+        """Return what clients may cost."""
+
+    @property
+    def counters(self) -> PumpCounters:
+        """Return what it counts."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Return whether it was stopped."""
+
+    def open_connection(self, peer: str, loopback: bool, now: float) -> PumpedConnection | None:
+        """Return the end of a new connection, or None."""
+
+    def take_writable(self) -> Iterable[PumpedConnection]:
+        """Return the connections to flush."""
+
+    def tell_time(self, now: float) -> None:
+        """Set its clock."""
+
+    def next_timer(self) -> float | None:
+        """Return when ``handle_timer`` is due."""
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+
+    def stop(self) -> None:
+        """Take no more connections."""
 
 
 class BrokerPump:
@@ -33,23 +106,23 @@ class BrokerPump:
 
     log = Logger()
 
-    def __init__(self, broker: Broker, reactor: Any, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, broker: PumpedBroker, reactor: Any, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Take over ``broker.on_output``."""
         self.broker = broker
         self.monotonic = monotonic
         self._reactor = reactor
-        self._protocols: dict[Connection, MqttServerProtocol] = {}
+        self._protocols: dict[PumpedConnection, MqttServerProtocol] = {}
         self._timer: IDelayedCall | None = None
         self._timer_due = 0.0
         self._empty: Deferred[None] | None = None
         broker.on_output = self._wake
 
-    def opened(self, protocol: MqttServerProtocol, connection: Connection) -> None:
+    def opened(self, protocol: MqttServerProtocol, connection: PumpedConnection) -> None:
         """Flush *protocol* from now on."""
         self._protocols[connection] = protocol
         self._arm()
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: PumpedConnection) -> None:
         """The transport of *connection* is gone."""
         self._protocols.pop(connection, None)
         try:
@@ -123,7 +196,7 @@ class BrokerPump:
 class MqttServerProtocol(Protocol):
     """One client's transport."""
 
-    _connection: Connection | None = None
+    _connection: PumpedConnection | None = None
     _closing = False
     _closed = False
     _waits_for_disk = False
@@ -193,7 +266,7 @@ class MqttServerProtocol(Protocol):
             self._waits_for_disk = False
             transport.resumeProducing()
 
-    def finish(self, connection: Connection) -> None:
+    def finish(self, connection: PumpedConnection) -> None:
         """Close when everything is written, so that a client of MQTT 5 that is still sending reads why.
 
         A socket that is closed while bytes arrive resets the connection, and takes away what the client has not read.

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -46,12 +46,14 @@ class _Transport:
         """Close at once."""
         self._transport.abortConnection()
 
-    def registerProducer(self, producer: object, streaming: bool) -> None:
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
         """Have *producer* told when the socket takes no more."""
-        self._transport.registerProducer(producer, streaming)
+        self._socket.producer = producer
+        self._transport.registerProducer(self._socket, streaming)
 
     def unregisterProducer(self) -> None:
         """Forget the producer."""
+        self._socket.producer = None
         self._transport.unregisterProducer()
 
     def pauseProducing(self) -> None:
@@ -71,6 +73,9 @@ class MqttWebSocket(WebSocketServerProtocol):
     _from_a_page = False
     _received = 0  # bytes of the handshake
     _deadline: IDelayedCall | None = None
+    producer: IPushProducer | None = None  # of what is sent, pongs apart
+    _is_paused = False
+    _pinged: bytes | None = None  # what the latest ping said that came meanwhile
 
     def connectionMade(self) -> None:
         """Wait for the handshake, but not for long.  autobahn's own timers would use the global reactor."""
@@ -112,6 +117,31 @@ class MqttWebSocket(WebSocketServerProtocol):
         mqtt = MqttServerProtocol(self.factory.pump, self.factory.loopback and not self._from_a_page)
         self._mqtt = mqtt
         mqtt.makeConnection(_Transport(self))
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer a ping; of those that come while the peer reads nothing the latest (RFC 6455 section 5.5.3)."""
+        if self._is_paused:
+            self._pinged = payload
+        else:
+            super().onPing(payload)
+
+    def pauseProducing(self) -> None:
+        """The socket takes no more."""
+        self._is_paused = True
+        if self.producer is not None:
+            self.producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The socket takes bytes again."""
+        self._is_paused = False
+        pinged, self._pinged = self._pinged, None
+        if pinged is not None:
+            super().onPing(pinged)
+        if self.producer is not None:
+            self.producer.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The connection is lost; connectionLost does the rest."""
 
     def onMessageBegin(self, isBinary: bool) -> None:
         """Refuse text (section 6, requirement 6.0.0-1)."""

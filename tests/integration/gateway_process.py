@@ -44,7 +44,12 @@ class GatewayProcess:
     """``twistd -n coapgw`` on ports of the system's choice; keeps its ports over a restart."""
 
     def __init__(
-        self, data: Path, *settings: str, file_bytes: int | None = None, open_files: int | None = None
+        self,
+        data: Path,
+        *settings: str,
+        file_bytes: int | None = None,
+        open_files: int | None = None,
+        reactor: str | None = None,
     ) -> None:
         """Limit, as a full disk and a system do, how large a file may grow and how many may be open."""
         self.data = data
@@ -52,6 +57,7 @@ class GatewayProcess:
         limits = [f"--fsize={file_bytes}:"] if file_bytes is not None else []
         limits += [f"--nofile={open_files}:{open_files}"] if open_files is not None else []
         self._limit = ["prlimit", *limits] if limits else None
+        self._reactor = [f"--reactor={reactor}"] if reactor is not None else []
         self.ports: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self.log = data.with_suffix(".log")
@@ -63,7 +69,8 @@ class GatewayProcess:
         settings = [f"{key}=['127.0.0.1:{ports[kind]}']" for kind, key in listen.items()]
         settings += [f"http.listen=127.0.0.1:{self.ports.get('http') or 0}", *self.settings]
         options = [argument for setting in settings for argument in ("--set", setting)]
-        command = [*(self._limit or []), *TWISTD, "-n", "--pidfile=", "coapgw", "--data", str(self.data), *options]
+        twistd = [*(self._limit or []), *TWISTD, *self._reactor, "-n", "--pidfile="]
+        command = [*twistd, "coapgw", "--data", str(self.data), *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         until(self._is_ready, START_SECONDS, "the gateway was not ready in time")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
@@ -343,6 +343,7 @@ class SameKeyForAll(LostKeys):
         return DeviceKey(iccid, b"12345678", KeyFormat.STRING, False, 1, 0, 0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([1, 2, "finish", "fail"]), max_size=30))
 def test_every_call_is_told_once(steps: list[int | str]) -> None:
     """Whatever comes in which order, nothing waits for ever and nothing is told twice."""

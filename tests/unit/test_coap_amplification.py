@@ -219,6 +219,24 @@ def test_a_repeat_that_is_shorter_than_the_request_is_no_lever() -> None:
     assert len(answer) < len(data)
 
 
+@pytest.mark.parametrize("request_bytes", [4, 13, 40, 100])
+def test_an_answer_that_comes_late_is_not_repeated_beyond_that(request_bytes: int) -> None:
+    """Whose address was forged acknowledges nothing: acknowledgement and all repeats count."""
+    gateway = Gateway()
+    data = datagram(CON, POST, 7, payload=bytes(request_bytes - 5)) if request_bytes > 4 else datagram(CON, POST, 7)
+    gateway.layer.receive_datagram(data, DEVICE, gateway.now)
+    sent: list[bytes] = []
+    for second in range(300):
+        gateway.layer.handle_timer(gateway.now)
+        sent += [answer for answer, _ in gateway.layer.datagrams_to_send(gateway.now)]
+        if second == 3:
+            gateway.spool.commit()
+        gateway.now += 1
+    assert {answer[1] for answer in sent} == {0, 0x44}
+    assert packets(sent) <= 3 * packets([data])
+    assert len(sent) == min(6, 3 * packets([data]) // packets([bytes(4)]))
+
+
 # ---------------------------------------------------------------------- the way to more
 
 

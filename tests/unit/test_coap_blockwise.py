@@ -124,6 +124,7 @@ def test_a_body_in_blocks_of_any_size_arrives_whole_and_once(exponent: int, bloc
     assert rig.upload(body, exponent) == CHANGED
     assert rig.inner.bodies == [body]
     assert rig.site.uploads.held_bytes == 0
+    assert not any(upload.chunks for upload in rig.site.uploads._uploads.values())
 
 
 def test_the_reserved_size_is_refused() -> None:
@@ -146,6 +147,18 @@ def test_blocks_out_of_order_are_4_08_and_repeated_ones_change_nothing() -> None
     assert rig.block(2, False, 0, b"c") == CHANGED
     assert rig.inner.bodies == [b"a" * 16 + b"b" * 16 + b"c"]
     assert rig.site.counters.incomplete == 2
+
+
+@pytest.mark.parametrize(("number", "exponent"), [(1, 0), (2, 0), (1, 1)])
+def test_a_last_block_that_is_before_the_end_of_what_came_ends_no_body(number: int, exponent: int) -> None:
+    """A body whose last block says that it is shorter than what is here is not what the client means."""
+    rig = Rig()
+    for known in range(3):
+        assert rig.block(known, True, 0, bytes((known,)) * 16) == CONTINUE
+    assert rig.block(number, False, exponent, b"end") == INCOMPLETE
+    assert rig.inner.bodies == []
+    assert rig.block(3, False, 0, b"end") == CHANGED
+    assert [len(body) for body in rig.inner.bodies] == [51]
 
 
 def test_a_client_may_go_on_with_smaller_blocks() -> None:

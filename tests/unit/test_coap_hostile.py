@@ -66,6 +66,17 @@ def test_one_host_with_every_port_there_is_takes_nobody_elses_place() -> None:
     assert not rig.layer._table._of_host
 
 
+def test_one_that_goes_on_talking_does_not_keep_idle_ones_from_being_forgotten() -> None:
+    rig = Rig(changed)
+    rig.receive(datagram(message_id=1, payload=b"x"), DEVICE)
+    for port in range(20):
+        rig.receive(datagram(message_id=1, payload=b"x"), (OTHER[0], port))
+    for number in range(2, 12):
+        rig.advance(60)
+        rig.receive(datagram(message_id=number, payload=b"x"), DEVICE)
+    assert rig.layer.endpoints == 1
+
+
 def test_endpoints_by_the_million_are_bounded() -> None:
     class Everybody:
         generation = 0
@@ -235,6 +246,19 @@ def test_a_reset_ends_a_request_of_ours_only_if_it_names_it() -> None:
     assert outcomes == []
     layer.receive_datagram(b"\x70\x00" + sent[2:4], ("server", 1), 0.0)
     assert outcomes == [NoResponse("reset")]
+
+
+def test_a_notification_that_comes_without_an_acknowledgement_ends_the_repeats_of_the_request() -> None:
+    """RFC 7252 section 5.3.2: the acknowledgement may be lost; a response says as much."""
+    outcomes: list[Response | NoResponse] = []
+    layer = MessageLayer(ResourceSite(Branch()), Peers(), random.Random(1))
+    layer.observe(("server", 1), outcomes.append, 0.0)
+    ((sent, _),) = layer.datagrams_to_send(0.0)
+    layer.receive_datagram(b"\x58\x45\x11\x11" + sent[4:12] + b"\x61\x05", ("server", 1), 1.0)
+    assert len(outcomes) == 1
+    layer.handle_timer(60.0)
+    assert layer.datagrams_to_send(60.0) == []
+    assert layer.counters.retransmissions == 0
 
 
 def test_answers_to_answers_die_out() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from coapgw.coap.codec import CHANGED, CONTENT, encode_body
 from coapgw.coap.exchange import Exchange
+from coapgw.coap.exchanges import ExchangeMemory
 from coapgw.coap.messaging import MessageLayer
 from coapgw.coap.parameters import MessagingLimits, TransmissionParameters
 from tests.unit.coap_wire import (
@@ -90,6 +91,14 @@ def test_requests_without_payload_and_with_are_told_apart() -> None:
     for number, payload in enumerate((b"a", b"", b"\xff", b"\xff\xff", b"b")):
         rig.receive(datagram(message_id=number, options=options, payload=payload))
     assert [payload for _, payload in rig.site.requests] == [b"a", b"", b"\xff", b"\xff\xff", b"b"]
+
+
+def test_a_payload_marker_without_a_payload_is_an_error_however_well_known_its_options_are() -> None:
+    rig = Rig(changed)
+    rig.receive(datagram(message_id=1, options=option(11, b"data"), payload=b"x"))
+    marked = datagram(message_id=2, options=option(11, b"data")) + b"\xff"
+    assert rig.receive(marked) == [b"\x70\x00\x00\x02"]
+    assert len(rig.site.requests) == 1
 
 
 def test_the_meaning_of_an_option_block_is_asked_for_once() -> None:
@@ -404,6 +413,21 @@ def test_endpoints_are_bounded_and_the_idlest_go() -> None:
         rig.receive(datagram(payload=b"x"), (DEVICE[0], port))
     assert rig.layer.endpoints == 100
     assert rig.layer._table.evicted == 900
+
+
+def test_no_call_forgets_more_exchanges_than_it_may() -> None:
+    memory = ExchangeMemory(1000, 10.0, 5.0)
+    for second in range(4):
+        memory.expire(float(second), 1000)
+        for number in range(10):
+            key = 1 << 16 | second << 8 | number
+            memory.shard(1)[key] = b"x"
+            memory.confirmable.bucket.append(key)
+    memory.expire(5.0, 1000)
+    assert len(memory) == 40
+    for left in (25, 10, 0):
+        memory.expire(50.0, 15)
+        assert len(memory) == left
 
 
 def test_remembered_exchanges_are_bounded_and_the_oldest_go() -> None:

@@ -8,13 +8,15 @@ import pytest
 
 from coapgw.dtls.admission import HandshakeLimits
 from coapgw.dtls.association import AeadAssociation, CipherCache
-from coapgw.dtls.handshake import LARGEST_SHIFT, REPEAT_SECONDS
-from coapgw.dtls.openssl import AEAD_SUITES, SUITES
-from coapgw.dtls.records import APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, sequence_of, split
+from coapgw.dtls.connection import ConnectionAssociation
+from coapgw.dtls.handshake import LARGEST_SHIFT, REPEAT_SECONDS, Handshake, Stage
+from coapgw.dtls.hello import parse_client_hello
+from coapgw.dtls.openssl import AEAD_SUITES, SUITES, EngineFailed
+from coapgw.dtls.records import APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, plain_record, sequence_of, split
 from coapgw.dtls.suites import derive_keys, suite_of
 from coapgw.dtls.table import AssociationLimits
 from coapgw.model import Credential
-from tests.unit.dtls_peers import ADDRESS, AEAD, CBC, ICCID, SECRET, Client, Server
+from tests.unit.dtls_peers import ADDRESS, AEAD, CBC, ICCID, MTU, SECRET, Client, Server
 
 OTHER = ("192.0.2.1", 40001)
 
@@ -193,6 +195,26 @@ def test_a_client_that_lost_our_last_flight_gets_it_again(suite: str) -> None:
     assert server.receive(repeating.seal(HANDSHAKE, b"\x14")) == []  # it has spoken: it has our Finished
 
 
+def test_what_openssl_repeats_on_a_connection_of_its_own_is_sent() -> None:
+    """Its timer is real, so the engine is made up: it has our last flight to say to whatever handshake record comes."""
+
+    class Repeating:
+        def __init__(self) -> None:
+            self.flight: list[bytes] = []
+
+        def open(self, record: bytes) -> None:
+            self.flight = [b"change", b"finished"]
+
+        def take_records(self) -> list[bytes]:
+            flight, self.flight = self.flight, []
+            return flight
+
+    server = Server()
+    server.front.restore(ConnectionAssociation(Repeating(), ADDRESS, ICCID, 1))  # type: ignore[arg-type]
+    finished = bytes((HANDSHAKE,)) + b"\xfe\xfd\0\1\0\0\0\0\0\1\0\x01x"
+    assert server.receive(finished) == [(b"changefinished", ADDRESS)]
+
+
 def test_our_last_flight_is_not_repeated_for_ever() -> None:
     server = Server()
     repeating = twin_of(Client(server).connect())
@@ -299,6 +321,20 @@ def test_associations_that_stay_with_openssl_are_limited_by_themselves() -> None
         server.receive(datagram, third.address)
     assert [one.address for one in server.forgotten] == [kept[1].address]
     assert len(server.table) == 3
+
+
+def test_those_that_ended_are_not_counted_or_kept_among_them() -> None:
+    server = Server(AssociationLimits(connections=2))
+    staying, leaving, coming = [
+        Client(server, client.address, identity=client.identity, suites=(CBC,)) for client in several(server, 3)
+    ]
+    staying.connect()
+    leaving.connect()
+    server.now += 1
+    server.table.close(next(one for one in server.table.all() if one.address == leaving.address), notify=False)
+    coming.connect()
+    assert [one.address for one in server.table.all()] == [staying.address, coming.address]
+    assert server.counters.evicted == 0
 
 
 def test_a_device_has_so_many_associations_at_most() -> None:
@@ -438,6 +474,36 @@ def test_a_flight_that_was_lost_is_repeated_by_the_timer() -> None:
     due = server.front.next_timer()
     assert due is not None
     assert 0.9 < due - server.now <= 1.0
+
+
+def test_the_timer_has_the_engine_repeat_its_flight() -> None:
+    class Patient:
+        is_complete = False
+        credential = cid = peer_cid = None
+        repeats = 0
+
+        def begin_as_server(self, hello: bytes) -> None:
+            """Say nothing yet."""
+
+        def take_records(self) -> list[bytes]:
+            return [plain_record(HANDSHAKE, self.repeats, b"flight")] if self.repeats else []
+
+        def timeout(self) -> float:
+            return 2.0 ** (1 + self.repeats)
+
+        def handle_timeout(self) -> None:
+            self.repeats += 1
+            if self.repeats > 1:
+                raise EngineFailed("too often")
+
+    record = Client(Server()).first_flight()[0]
+    handshake = Handshake(Patient(), parse_client_hello(record), ADDRESS, network="", mtu=MTU, now=10.0)  # type: ignore[arg-type]
+    assert handshake.due == 12.0
+    handshake.handle_timer(12.0)
+    assert [datagram[13:] for datagram in handshake.take_datagrams()] == [b"flight"]
+    assert (handshake.stage, handshake.due) == (Stage.UNDER_WAY, 16.0)
+    handshake.handle_timer(16.0)
+    assert handshake.stage is Stage.TIMED_OUT
 
 
 @pytest.mark.parametrize("suite", [AEAD, CBC])

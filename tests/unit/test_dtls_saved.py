@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coapgw.dtls.association import AeadAssociation, AssociationState, CipherCache
+from coapgw.dtls.cid import CidAssociation
 from coapgw.dtls.errors import (
     SavedByAnother,
     SavedDamaged,
@@ -38,6 +39,8 @@ states = st.sampled_from(SUITES).flatmap(
         newest=numbers,
         window=st.integers(0, 2**64 - 1),
         failures=numbers,
+        cid=st.just(b"") | st.binary(min_size=1, max_size=20),
+        peer_cid=st.binary(max_size=255),
     )
 )
 addresses = st.lists(st.text(max_size=45) | st.integers(-(2**70), 2**70) | st.binary(max_size=30), max_size=6).map(
@@ -45,13 +48,27 @@ addresses = st.lists(st.text(max_size=45) | st.integers(-(2**70), 2**70) | st.bi
 )
 located = st.builds(
     lambda listener, address, serial, state: Located(
-        listener, AeadAssociation.resume(address, "8988280666000000017", serial, state, CIPHERS)
+        listener,
+        (CidAssociation if state.cid else AeadAssociation).resume(
+            address, "8988280666000000017", serial, state, CIPHERS
+        ),
     ),
     st.text(max_size=20),
     addresses,
     st.integers(-(2**63), 2**80),
     states,
 )
+
+
+@settings(deadline=None)
+@given(states)
+def test_an_association_goes_on_from_exactly_its_state(state: AssociationState) -> None:
+    """What was read, tried and left out counts on: else a restart would let old records in once more."""
+    if state.cid:
+        assert CidAssociation.resume(None, "", 0, state, CIPHERS).state() == state
+    else:
+        plain = state._replace(peer_cid=b"")
+        assert AeadAssociation.resume(None, "", 0, plain, CIPHERS).state() == plain
 
 
 class NoSkip:

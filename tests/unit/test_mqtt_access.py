@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from coapgw.mqtt.access import ITERATION_LIMIT, AccessList, BrokerUser, PasswordHashRefused
+from coapgw.mqtt.access import (
+    FAILED_HOSTS,
+    FAILURE_SECONDS,
+    FAILURES_LIMIT,
+    ITERATION_LIMIT,
+    AccessList,
+    BrokerUser,
+    PasswordHashRefused,
+)
 
 # Made with mosquitto_passwd 2.0.11: "-b" and "-H sha512 -b", user alice, password secret.
 PBKDF2 = (
@@ -53,3 +61,26 @@ def test_what_looks_like_a_hash_must_be_one_and_is_not_shown(password: str) -> N
 
 def test_a_user_does_not_show_its_password() -> None:
     assert "hidden" not in repr(BrokerUser("alice", "hidden"))
+
+
+def test_a_host_may_fail_so_often_and_then_nothing_is_spent_on_it_for_a_while() -> None:
+    access = AccessList([BrokerUser("alice", PBKDF2), BrokerUser("bob", "b")])
+    assert access.authenticate("bob", b"b", False, "host", 100.0) is not None
+    for attempt in range(FAILURES_LIMIT):
+        assert access.authenticate("alice", b"%d" % attempt, False, "host", 100.0) is None
+    assert access.authenticate("alice", b"secret", False, "host", 100.0) is None
+    assert access.authenticate("bob", b"b", False, "host", 100.0) is not None  # was here before
+    assert access.authenticate("alice", b"secret", False, "other", 100.0) is not None
+    assert access.authenticate("alice", b"secret", False, "host", 100.0) is not None
+    access = AccessList([BrokerUser("alice", PBKDF2)])
+    for _ in range(FAILURES_LIMIT):
+        assert access.authenticate("alice", b"wrong", False, "host", 100.0) is None
+    assert access.authenticate("alice", b"secret", False, "host", 100.0 + FAILURE_SECONDS - 1) is None
+    assert access.authenticate("alice", b"secret", False, "host", 100.0 + FAILURE_SECONDS) is not None
+
+
+def test_hosts_that_failed_are_not_remembered_without_end() -> None:
+    access = AccessList([BrokerUser("alice", "secret")])
+    for number in range(FAILED_HOSTS + 100):
+        access.authenticate("alice", b"wrong", False, f"host {number}", 100.0)
+    assert len(access._failures) <= FAILED_HOSTS

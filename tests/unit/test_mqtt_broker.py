@@ -14,6 +14,7 @@ from coapgw.interfaces import ISessionStore, StoredSession
 from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser
 from coapgw.mqtt.broker import Broker, BrokerLimits
 from coapgw.mqtt.connection import FLUSH_SECONDS, REPLIES_BYTES, Closing, Connection
+from coapgw.mqtt.fields import FILTERS_LIMIT
 from coapgw.mqtt.outbox import FULL_BYTES
 from coapgw.mqtt.packets import (
     ConnAck,
@@ -38,7 +39,7 @@ from coapgw.mqtt.packets import (
 from coapgw.mqtt.publication import Publication
 from coapgw.mqtt.remembered import ABSENT_SECONDS
 from coapgw.mqtt.session import NEVER, RECEIVED_LIMIT
-from tests.unit.mqtt_peers import Peer, Wire, connected
+from tests.unit.mqtt_peers import Peer, Wire, connected, connected_5
 from tests.unit.mqtt_wire_cases import BAD, GOOD, Bad, Good
 from tests.unit.session_store import RememberedSessions
 
@@ -476,7 +477,7 @@ def test_however_often_a_client_subscribes_in_one_read_retained_messages_are_loo
         Subscribe(1, tuple((b"+/no", 0) for _ in range(3000))),
         *(Subscribe(2, ((b"+/%d" % number, 1), (b"a/%d" % number, 1))) for number in range(50)),
     )
-    assert broker._retained.scans == 1
+    assert broker._routing.retained.scans == 1
     assert sorted(message.topic for message in client.messages()) == sorted(b"a/%d" % number for number in range(50))
 
 
@@ -568,6 +569,24 @@ def test_subscriptions_of_a_client_are_bounded() -> None:
     assert peer.send(Subscribe(2, ((b"c", 1), (b"a", 1), (deep, 1)))).receive() == [SubAck(2, (0x80, 1, 0x80))]
     peer.send(Unsubscribe(3, (b"a",)), Subscribe(4, ((deep, 0), (deep[2:], 0))))
     assert peer.receive()[1:] == [SubAck(4, (0x80, 0))]
+
+
+def test_levels_of_all_filters_of_a_client_are_bounded() -> None:
+    """A thousand filters of 200 levels would cost 90 MB, and each message that matches half of each 0.1 s."""
+    broker = make_broker(max_filter_levels=10)
+    peer = connected(broker, "c", (b"a/b/c/d", 0), (b"e/f/g/h", 0))
+    answers = peer.send(Subscribe(2, ((b"a/b/c", 1), (b"a/b", 1), (b"a/b", 0), (b"a/b/c/d", 1), (b"x", 1)))).receive()
+    assert answers == [SubAck(2, (0x80, 1, 0, 1, 0x80))]
+    peer.send(Unsubscribe(3, (b"a/b", b"a/b", b"never/there")), Subscribe(4, ((b"x", 1), (b"y/z", 0))))
+    assert peer.receive()[1:] == [SubAck(4, (1, 0x80))]
+
+
+def test_many_filters_in_one_packet_end_the_connection_before_they_cost_anything(broker: Broker) -> None:
+    known = tuple((b"a", number & 1) for number in range(FILTERS_LIMIT))
+    assert connected(broker, "c").send(Subscribe(1, known)).is_open
+    for packet in (Subscribe(1, (*known, (b"a", 0))), Unsubscribe(1, (b"a",) * (FILTERS_LIMIT + 1))):
+        assert not connected(broker, "d").send(packet).is_open
+        assert not connected_5(broker, "e").send(packet).is_open
 
 
 def test_sessions_are_stored_and_restored() -> None:

@@ -117,7 +117,7 @@ def test_a_retained_message_is_on_disk_before_its_publisher_is_answered() -> Non
         Publish(b"r/1", b"1", 1, True),
         Publish(b"r/5", b"5", 1, True, False, 0, Properties(message_expiry=40, content_type=b"x")),
     ]
-    assert make_broker(killed(store), now=100.0)._retained._messages.keys() == {b"r/1"}
+    assert make_broker(killed(store), now=100.0)._routing.retained._messages.keys() == {b"r/1"}
 
 
 def test_acknowledged_messages_leave_the_disk() -> None:
@@ -245,6 +245,58 @@ def test_with_a_disk_that_does_not_keep_up_devices_messages_stay_in_the_spool_an
         commit(broker, store)
     assert five.receive()[-1] == PubAck(999, 0x97)
     assert settled == []
+
+
+@pytest.mark.parametrize("payload", [b"", b"x"])
+def test_a_disk_that_stands_still_is_no_reason_to_remember_every_topic_that_is_retained(payload: bytes) -> None:
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    here, flood = connected(broker, "here", (b"u", 0)), connected(broker, "flood")
+    flood.send(Publish(b"t", b"first", 0, True))
+    broker.take_writable()
+    topic = b"t" * 10_000
+    for number in range(2 * FULL_BYTES // 10_000):
+        flood.send(
+            Publish(b"%s%d" % (topic, number), b"x", 0, True), Publish(b"%s%d" % (topic, number), payload, 0, True)
+        )
+    flood.send(Publish(b"u", b"goes on", 0))
+    waiting = broker.journal._group.changes.retained
+    assert sum(map(len, waiting)) <= FULL_BYTES
+    assert broker.counters.refused_publishes
+    assert flood.is_open
+    assert [message.payload for message in here.messages()] == [b"goes on"]
+
+
+def test_a_session_that_ends_before_it_is_written_is_not_written() -> None:
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    Peer(broker).send(Connect("first", False))
+    broker.take_writable()  # is being written now
+    Peer(broker).send(Connect("c", False), Subscribe(1, ((b"#", 1),))).lose()
+    broker.take_writable()  # gathers
+    Peer(broker).send(Connect("c", True)).lose()
+    for _ in range(3):
+        commit(broker, store)
+    assert set(store.sessions) == {"first"}
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_properties_of_a_message_reach_subscribers_whatever_its_qos(qos: int) -> None:
+    broker = make_broker(RememberedSessions())
+    there = connected_5(broker, "there", (b"#", qos))
+    said = Properties(content_type=b"text", user_properties=((b"a", b"b"),))
+    connected_5(broker, "here").send(Publish(b"t", b"x", qos, packet_id=qos and 7, properties=said))
+    assert [message.properties for message in there.messages()] == [said]
+
+
+def test_what_still_comes_from_a_client_that_is_gone_is_ignored() -> None:
+    broker = make_broker(RememberedSessions())
+    here, gone = connected(broker, "here", (b"#", 0)), connected(broker, "gone")
+    gone.lose()
+    gone.send(Connect("here", True), Publish(b"t", b"x"))
+    assert here.is_open
+    assert here.messages() == []
+    assert len(broker.sessions) == 1
 
 
 # ---------------------------------------------------------------------- QoS 2

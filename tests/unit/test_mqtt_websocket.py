@@ -151,6 +151,18 @@ def test_the_end_of_the_socket_is_the_end_of_the_client(page: Page) -> None:
     page.clock.advance(20.0)
 
 
+def test_pings_of_a_client_that_reads_nothing_are_not_answered_without_end(page: Page) -> None:
+    page.knock()
+    assert page.send(b"one", opcode=9) == b"\x8a\x03one"
+    assert page.transport.producer is not None
+    page.transport.producer.pauseProducing()  # the transport's buffer is full
+    for number in range(1000):
+        assert page.send(b"%d" % number, opcode=9) == b""
+    page.transport.producer.resumeProducing()
+    assert page.said() == b"\x8a\x03999"  # for the latest, as RFC 6455 section 5.5.3 allows
+    assert page.send(b"two", opcode=9) == b"\x8a\x03two"
+
+
 def test_a_client_that_leaves_gets_a_close_frame(page: Page) -> None:
     page.knock()
     page.send(HELLO)
