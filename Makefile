@@ -94,7 +94,6 @@ bench-cid: $(TEST_STAMP) prerequisites
 	$(MAKE) -C bench/load all cid
 	$(SBIN) $(PY) bench/cid.py $(BENCH)
 
-# --universal: one file for every Python and platform that setup.cfg names.
 chaos: $(TEST_STAMP) prerequisites
 	$(SBIN) $(PY) -m tests.chaos.run $(CHAOS)
 
@@ -102,6 +101,7 @@ soak: $(TEST_STAMP) prerequisites
 	$(MAKE) -C bench/load
 	$(SBIN) $(PY) -m tests.chaos.soak $(SOAK)
 
+# --universal: one file for every Python and platform that setup.cfg names.
 lock: $(RUN_STAMP)
 	test -x .cache/lock/bin/uv || { $(PY) -m venv .cache/lock && .cache/lock/bin/python -m pip install -q $(UV); }
 	$(PY) requirements/write_run_in.py

@@ -7,10 +7,12 @@ for; so the reactor, and what imports it, is imported in here no earlier than in
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from twisted.application.service import MultiService
@@ -95,6 +97,25 @@ class Foreground(MultiService):
             refuse(f"coapgw cannot start: {refused}", EXIT_REFUSED)
 
 
+def heed_one_signal() -> None:
+    """Let the first SIGINT or SIGTERM stop the reactor, and the later ones do nothing.
+
+    Twisted stops a reactor twice if it is told so twice, and logs the traceback of the second time.
+    """
+    heeded: list[int] = []
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        stop = signal.getsignal(signal_number)
+        if not callable(stop):  # ignored, as by nohup; or nobody's
+            continue
+
+        def heed(number: int, frame: FrameType | None, stop: Callable[[int, FrameType | None], object] = stop) -> None:
+            if not heeded:
+                heeded.append(number)
+                stop(number, frame)
+
+        signal.signal(signal_number, heed)
+
+
 def makeService(options: Options) -> MultiService:
     """Return the gateway for these options, not started; exit with status 1 or 2 if it cannot be built.
 
@@ -110,6 +131,7 @@ def makeService(options: Options) -> MultiService:
         refuse("\n".join(invalid.mistakes), EXIT_USAGE)
     except StorageError as refused:
         refuse(f"coapgw cannot start: {refused}", EXIT_REFUSED)
+    reactor.callLater(0, heed_one_signal)  # once the reactor has its own
     if options.parent is None or not options.parent["nodaemon"]:
         return gateway  # a daemon's exception is passed by twistd to the process that waits for it
     foreground = Foreground(options.parent["pidfile"])

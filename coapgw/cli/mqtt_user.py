@@ -76,10 +76,10 @@ def add(asked: argparse.Namespace, config: Config, output: Output) -> int:
         raise UserRefused(f"a user has a name of 1 to {NAME_LIMIT} printable bytes")
     if any(user.name == name for user in config.mqtt.embedded.users):
         raise UserRefused(f"{name} is a user of the configuration, mqtt.embedded.users")
+    _refuse_second(name, read_users(config.data / NAME))
+    password = hashed(_password(asked.password_file), os.urandom(SALT_BYTES))
     with changing_users(config.data / NAME) as users:
-        if any(user.name == name for user in users):
-            raise UserRefused(f"there is a user {name} already; see coapgw mqtt-user passwd and remove")
-        password = hashed(_password(asked.password_file), os.urandom(SALT_BYTES))
+        _refuse_second(name, users)
         users.append(BrokerUser(name, password, tuple(asked.publish), tuple(asked.subscribe)))
     output.result([f"{name} was added"], {"name": name, "publish": asked.publish, "subscribe": asked.subscribe})
     return 0
@@ -115,12 +115,18 @@ def remove(asked: argparse.Namespace, config: Config, output: Output) -> int:
 
 def change_password(asked: argparse.Namespace, config: Config, output: Output) -> int:
     """Give a user another password.  Raises UserRefused, StorageError."""
+    _find(asked.name, config, read_users(config.data / NAME))
+    password = hashed(_password(asked.password_file), os.urandom(SALT_BYTES))
     with changing_users(config.data / NAME) as users:
         at = _find(asked.name, config, users)
-        password = hashed(_password(asked.password_file), os.urandom(SALT_BYTES))
         users[at] = attrs.evolve(users[at], password=password)
     output.result([f"{asked.name} has another password"], {"name": asked.name})
     return 0
+
+
+def _refuse_second(name: str, users: list[BrokerUser]) -> None:
+    if any(user.name == name for user in users):
+        raise UserRefused(f"there is a user {name} already; see coapgw mqtt-user passwd and remove")
 
 
 def _find(name: str, config: Config, users: list[BrokerUser]) -> int:
@@ -140,8 +146,12 @@ def _password(file: Path | None) -> bytes:
         except OSError as refused:
             raise UserRefused(f"{file} cannot be read: {refused.strerror}") from None
     elif sys.stdin is not None and sys.stdin.isatty():
-        content = getpass.getpass("Password: ").encode()
-        if getpass.getpass("Again: ").encode() != content:
+        try:
+            content = getpass.getpass("Password: ").encode()
+            again = getpass.getpass("Again: ").encode()
+        except EOFError:
+            raise UserRefused("no password was given") from None
+        if again != content:
             raise UserRefused("the two passwords differ")
     else:
         try:

@@ -150,7 +150,10 @@ def _secret(asked: argparse.Namespace, stdin: BinaryIO, key_variable: str | None
 def _line(stdin: BinaryIO) -> bytes:
     """Read a key, unseen if a person types it."""
     if stdin.isatty():
-        return os.fsencode(getpass.getpass("key: "))
+        try:
+            return os.fsencode(getpass.getpass("key: "))
+        except EOFError:
+            raise UsageMistake("no key was given") from None
     return stdin.readline().rstrip(b"\r\n")
 
 

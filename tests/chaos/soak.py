@@ -36,6 +36,7 @@ DEVICES = 64
 SECURE = 4
 SECRET = "soaking wet"
 LASTING = ("allow_anonymous true", "persistence true", "autosave_interval 1")
+LOSSY = Link(loss=0.1)
 PATIENCE = 60.0
 GROWTH = 1.1
 
@@ -110,9 +111,6 @@ class Soak:
         until(lambda: "is connected to" in self.gateway.log.read_text())
         self.reader = Reader(self.broker.port)
         stack.callback(self.reader.close)
-        lossy = Link(loss=0.1)
-        self.relay = Relay(self.gateway.coaps, up=lossy, down=lossy, seed=1)
-        stack.callback(self.relay.close)
 
     def round(self, number: int, seconds: float) -> Round:
         """Return what came of a minute, or so many *seconds*."""
@@ -120,13 +118,17 @@ class Soak:
         command = [str(COAPLOAD), "-p", str(self.gateway.coap[1]), "-n", str(DEVICES), "-b", "127.0.0.0/8", "-W", "16"]
         command += ["-w", "0", "-r", str(self._rate), "-t", str(seconds), "-D", "5", "-S", "--json"]
         load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        senders = [threading.Thread(target=self._send_secure, args=(one, seconds)) for one in range(SECURE)]
         self._answered = [0] * SECURE
-        for thread in senders:
-            thread.start()
-        self._churn(number, seconds)
-        for thread in senders:
-            thread.join()
+        with Relay(
+            self.gateway.coaps, up=LOSSY, down=LOSSY, seed=number
+        ) as relay:  # it keeps what each client has been
+            about = [(relay.address, one, seconds) for one in range(SECURE)]
+            senders = [threading.Thread(target=self._send_secure, args=one) for one in about]
+            for thread in senders:
+                thread.start()
+            self._churn(number, seconds)
+            for thread in senders:
+                thread.join()
         figures = json.loads(load.communicate()[0])
         plain, secure = figures["ok"], sum(self._answered)
         deadline = time.monotonic() + PATIENCE
@@ -151,11 +153,11 @@ class Soak:
             time.sleep(1)
             self.broker.start()
 
-    def _send_secure(self, number: int, seconds: float) -> None:
+    def _send_secure(self, relay: tuple[str, int], number: int, seconds: float) -> None:
         """Send over DTLS and a bad way until the round ends; a device that gets no answer makes a new association."""
         until_then = time.monotonic() + seconds
         while time.monotonic() < until_then:
-            with SecureDevice(self.relay.address, iccid(1000 + number), SECRET.encode()) as device:
+            with SecureDevice(relay, iccid(1000 + number), SECRET.encode()) as device:
                 if not device.connect(10):
                     continue
                 for count in range(50):

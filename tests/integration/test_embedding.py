@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,21 @@ def data(tmp_path: Path) -> Iterator[Path]:
         process.send_signal(signal.SIGTERM)
         status = process.wait(20)
     assert status in (0, -signal.SIGTERM)
+
+
+def test_an_observer_is_told_what_another_device_puts(data: Path) -> None:
+    url = f"coap://127.0.0.1:{json.loads((data / 'ports.json').read_text())['coap'][0]}/door"
+    command = [sys.executable, "-u", "-m", "coapgw.cli.main", "send", "--observe", "60", url]
+    observer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert observer.stdout is not None
+        lines = iter(observer.stdout.readline, "")
+        assert "closed\n" in lines
+        coapgw(data, "send", "-m", "put", url, "open")
+        assert "open\n" in lines
+    finally:
+        observer.terminate()
+        observer.communicate(timeout=20)
 
 
 def test_an_application_serves_its_resource_beside_the_gateways(data: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import random
 import signal
 import socket
@@ -196,6 +197,15 @@ def test_on_a_full_disk_devices_get_5_03_and_nothing_that_got_2_04_is_lost(data:
     until(lambda: _post(gateway, b"x") == 0x44)
     until(lambda: "the spool works again" in gateway.log.read_text())
     subscriber.close()
+
+
+def test_who_asks_twice_to_stop_is_shown_no_traceback(data: Path, started: Starter) -> None:
+    gateway = started(GatewayProcess(data))
+    os.kill(gateway.pid, signal.SIGINT)  # a Ctrl-C that was pressed twice, or timeout(1), which signals twice
+    assert gateway.stop() in (0, -signal.SIGTERM, -signal.SIGINT)
+    log = gateway.log.read_text()
+    assert "Server Shut Down" in log
+    assert "Traceback" not in log
 
 
 def test_stopping_answers_what_it_took_and_starts_again_where_it_was(data: Path, started: Starter) -> None:

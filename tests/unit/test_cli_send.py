@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import json
 from pathlib import Path
@@ -92,6 +93,23 @@ def test_the_key_comes_from_where_it_was_put_and_is_never_shown(
     meant = order(SECURE, "--identity", "me", *words, stdin=stdin, key_variable=variable)
     assert (meant.identity, meant.secret) == (b"me", KEY.encode())
     assert KEY not in repr(meant)
+
+
+class Terminal(io.BytesIO):
+    """Standard input where a person sits."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_that_ends_instead_of_a_key_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(getpass, "getpass", end)
+    asked = make_parser().parse_args(["send", SECURE, "--identity", "me", "--key", "-"])
+    with pytest.raises(UsageMistake, match="no key was given"):
+        understand(asked, Terminal(), None)
 
 
 def test_suites_are_offered_in_the_order_given() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import getpass
 import io
 import json
 import sys
@@ -66,6 +69,39 @@ def test_the_password_may_come_from_standard_input(run: Run, tmp_path: Path, mon
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert run("add", "anna") == 0
     assert AccessList(stored(tmp_path)).authenticate("anna", b"secret", False) is not None
+
+
+class Terminal(io.StringIO):
+    """Standard input where a person sits."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_nobody_waits_for_who_types_a_password(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def type_it(prompt: str) -> str:
+        with contextlib.suppress(FileNotFoundError), (tmp_path / "data" / NAME).with_suffix(".lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return "secret"
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(getpass, "getpass", type_it)
+    assert run("add", "anna") == 0
+    assert run("add", "berta") == 0
+    assert run("passwd", "anna") == 0
+
+
+def test_a_terminal_that_ends_instead_of_a_password_is_a_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(getpass, "getpass", end)
+    assert run("add", "anna") == 1
+    assert "no password was given" in capsys.readouterr().err
+    assert stored(tmp_path) == []
 
 
 def test_refusals_are_sentences(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
