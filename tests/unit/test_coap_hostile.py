@@ -77,6 +77,18 @@ def test_one_that_goes_on_talking_does_not_keep_idle_ones_from_being_forgotten()
     assert rig.layer.endpoints == 1
 
 
+def test_a_strangers_repeat_is_known_until_its_lifetime_is_over() -> None:
+    rig = Rig(changed)
+    first = rig.receive(datagram(message_id=5), STRANGER)
+    for _ in range(4):
+        rig.advance(60)
+        assert rig.receive(datagram(message_id=5), STRANGER) == first
+    assert len(rig.site.requests) == 1
+    rig.advance(10)
+    assert rig.receive(datagram(message_id=5), STRANGER)
+    assert len(rig.site.requests) == 2
+
+
 def test_endpoints_by_the_million_are_bounded() -> None:
     class Everybody:
         generation = 0
