@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import attrs
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -230,7 +230,8 @@ class Gateway(MultiService):
         self.uplink.count = self.savings.count
         active = ActiveTemplate(self._registry_database, self._translate_with)
         active.load()
-        self._run(RegistryFollower(active, "templates", self._reactor))
+        self._templates_follower = RegistryFollower(active, "templates", self._reactor)
+        self._run(self._templates_follower)
         self._run(PeriodicWriter(self.savings, "counts of translations are", self._reactor))
 
     def _translate_with(self, template: ITranslator | None) -> None:
@@ -281,8 +282,14 @@ class Gateway(MultiService):
             unready=self.unready,
             metrics=self._metrics_page(),
             counters=self.http_counters,
+            follow=self._follow_registry,
         )
         self._closing.append(self.api.stop)
+
+    def _follow_registry(self) -> Deferred[None]:
+        """Take in at once what the management API changed; others' changes are seen within a second."""
+        devices, templates = self._follower.look_now(), self._templates_follower.look_now()
+        return DeferredList([devices, templates]).addCallback(lambda _: None)
 
     def _metrics_page(self) -> MetricsPage:
         """Return the page of every counter; a new room of the house is a line here."""

@@ -12,7 +12,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.logger import Logger
@@ -22,7 +22,7 @@ from twisted.web.http import HTTPChannel, Request, datetimeToString
 from coapgw.errors import CoapgwError
 from coapgw.http.access import AdminToken
 from coapgw.http.api import answer_to
-from coapgw.http.operations import Access, Match, OperationTable, Reply, phrase_of
+from coapgw.http.operations import Access, Match, Operation, OperationTable, Reply, phrase_of
 from coapgw.http.refusals import BodyTooLarge, Mistake, RequestInvalid, TooSlow
 from coapgw.metrics import HttpCounters
 
@@ -88,7 +88,7 @@ class ApiRequest(Request):
         operation, segments = self._match
         run = partial(operation.call, segments, path.partition(b"?")[2].decode("ascii"), body)
         factory = self.channel.factory
-        factory.run(operation.blocking, run).addErrback(factory.reply_to).addCallback(self.answer)
+        factory.run(operation, run).addErrback(factory.reply_to).addCallback(self.answer)
 
     def answer(self, reply: Reply) -> None:
         """Send *reply*, if the client is still there."""
@@ -248,6 +248,7 @@ class ApiFactory(ServerFactory):
     Args:
         reactor: IReactorTime.
         call_in_thread: where operations that block are called.
+        follow: has the gateway take in what an operation changed; never fails.
     """
 
     noisy = False
@@ -260,12 +261,15 @@ class ApiFactory(ServerFactory):
         reactor: Any,
         call_in_thread: CallInThread,
         counters: HttpCounters | None = None,
+        *,
+        follow: Callable[[], Deferred[None]] = lambda: succeed(None),
     ) -> None:
         """Serve *table* to who has the *token*."""
         self._table = table
         self._token = token
         self.reactor = reactor
         self._call_in_thread = call_in_thread
+        self._follow = follow
         self.counters = counters or HttpCounters()
         self._open: OrderedDict[ApiChannel, None] = OrderedDict()  # the one that was quiet for longest first
 
@@ -321,13 +325,20 @@ class ApiFactory(ServerFactory):
             raise BodyTooLarge(operation.body_limit)
         return match
 
-    def run(self, blocking: bool, call: Callable[[], Reply]) -> Deferred[Reply]:
-        """Call *call*: elsewhere if it blocks, else in another turn, so that a pipeline of requests is no monologue."""
-        if blocking:
-            return self._call_in_thread(call)
+    def run(self, operation: Operation, call: Callable[[], Reply]) -> Deferred[Reply]:
+        """Call *call*: elsewhere if it blocks, else in another turn, so that a pipeline of requests is no monologue.
+
+        What it changed has taken effect when the reply is there.
+        """
+        if operation.blocking:
+            called = self._call_in_thread(call)
+            return called if operation.method == "GET" else called.addCallback(self._followed)
         done: Deferred[Reply] = Deferred()
         self.reactor.callLater(0, done.callback, None)
         return done.addCallback(lambda _: call())
+
+    def _followed(self, reply: Reply) -> Deferred[Reply]:
+        return self._follow().addCallback(lambda _: reply)
 
     def count(self, status: int) -> None:
         """Count an answer."""

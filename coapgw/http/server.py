@@ -33,6 +33,7 @@ class ManagementApi:
         now_ms: milliseconds since the epoch.
         unready: see HealthOperations.
         metrics: see HealthOperations.
+        follow: has the gateway take in what a call changed, before the call is answered; never fails.
     """
 
     _log = Logger()
@@ -52,6 +53,7 @@ class ManagementApi:
         unready: Callable[[], Sequence[str]],
         metrics: Callable[[], bytes],
         counters: HttpCounters,
+        follow: Callable[[], Deferred[None]],
     ) -> None:
         """Put the parts together."""
         self._reactor = reactor
@@ -59,7 +61,7 @@ class ManagementApi:
         self._jobs = KeyJobs(keys, now_ms, os.urandom)
         self._jobs_thread = CallThreads(reactor, "coapgw key jobs")
         parts = ApiParts(registry, last_seen, wire_bytes, keys, self._jobs, templates, savings, unready, metrics)
-        self.factory = ApiFactory(make_table(parts), token, reactor, self._threads.call, counters)
+        self.factory = ApiFactory(make_table(parts), token, reactor, self._threads.call, counters, follow=follow)
         self._port: IListeningPort | None = None
 
     @property

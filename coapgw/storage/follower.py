@@ -64,6 +64,7 @@ class RegistryFollower(Service, Generic[News]):
         self._loop = LoopingCall(self._look)
         self._loop.clock = reactor
         self._looking: Deferred[None] | None = None
+        self._wanted: list[Deferred[None]] = []
         self._failing = False
         self._clock = reactor
         self._looked_at = reactor.seconds()
@@ -88,8 +89,20 @@ class RegistryFollower(Service, Generic[News]):
         self._looking.addBoth(lambda _: ended.callback(None))
         return ended
 
+    def look_now(self) -> Deferred[None]:
+        """Take in what is in the registry by now; fires when that is done, or cannot be.  Never fails."""
+        if not self.running:
+            return succeed(None)
+        ended: Deferred[None] = Deferred()
+        self._wanted.append(ended)
+        if self._looking is None:
+            self._look_for_who_waits()
+        return ended
+
     def _look(self) -> Deferred[None]:
         """Read, elsewhere, and apply, here; never fails.  The loop waits for it before it looks again."""
+        if self._looking is not None:
+            return succeed(None)  # somebody wanted it at once
         looking = self._call_in_thread(self._image.read).addCallback(self._seen).addErrback(self._failed)
         self._looking = looking
         return looking.addBoth(self._looked)
@@ -113,6 +126,18 @@ class RegistryFollower(Service, Generic[News]):
     def _looked(self, _: object) -> None:
         self._looking = None
         self._looked_at = self._clock.seconds()
+        if self._wanted:
+            self._look_for_who_waits()  # the look that ended may have read before they came
+
+    def _look_for_who_waits(self) -> None:
+        wanted, self._wanted = self._wanted, []
+        looked = self._look() if self.running else succeed(None)
+        looked.addCallback(lambda _: _fire(wanted))
+
+
+def _fire(waiting: list[Deferred[None]]) -> None:
+    for one in waiting:
+        one.callback(None)
 
 
 def _pool_of(reactor: Any) -> CallInThread[News]:

@@ -77,6 +77,16 @@ def test_device_is_served_within_a_second_and_seen(gateway: GatewayProcess, clie
     assert client.ask("GET", f"/v1/devices/{ICCID}").status == 404
 
 
+def test_what_was_answered_has_taken_effect(gateway: GatewayProcess, client: Client) -> None:
+    for number in range(10):
+        iccid, address = f"89882806660000003{number:02}", f"127.0.4.{number + 1}"
+        assert client.ask("POST", "/v1/devices", {"iccid": iccid, "ip": address}).status == 201
+        assert post(gateway, address) == OK
+        assert client.ask("PATCH", f"/v1/devices/{iccid}", {"status": "INACTIVE"}).status == 200
+        assert post(gateway, address) == 0x81
+        assert client.ask("DELETE", f"/v1/devices/{iccid}").status == 204
+
+
 def test_everything_is_there_again_after_a_restart(tmp_path: Path, started: Starter) -> None:
     gateway = started(GatewayProcess(tmp_path / "data"))
     with Client(gateway) as client:

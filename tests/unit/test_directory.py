@@ -286,6 +286,33 @@ def test_only_one_look_is_under_way(registry: DeviceRegistry) -> None:
     assert clock.getDelayedCalls() == []
 
 
+def test_who_cannot_wait_has_it_looked_at_now(registry: DeviceRegistry, following: Following) -> None:
+    registry.add(Device(iccid(1)))
+    assert following.service.look_now().called
+    assert following.directory.by_iccid(iccid(1)) is not None
+    following.service.stopService()
+    assert following.service.look_now().called
+
+
+def test_a_look_under_way_may_have_been_too_early(registry: DeviceRegistry) -> None:
+    clock, thread = Clock(), OneThread()
+    directory = DeviceDirectory(registry.changes_since)
+    service = RegistryFollower(directory, "devices", clock, thread.call)
+    service.startService()
+    registry.add(Device(iccid(1)))
+    looked = [service.look_now(), service.look_now()]
+    thread.finish()
+    assert not any(look.called for look in looked)
+    thread.finish()
+    assert all(look.called for look in looked)
+    assert directory.by_iccid(iccid(1)) is not None
+    clock.advance(POLL_SECONDS)
+    assert len(thread.waiting) == 1  # it goes on
+    thread.finish()
+    service.stopService()
+    assert clock.getDelayedCalls() == []
+
+
 def test_service_starts_again_after_it_stopped(registry: DeviceRegistry, following: Following) -> None:
     assert following.service.stopService().called
     registry.add(Device(iccid(1)))
