@@ -5,6 +5,7 @@ Unless a method says otherwise it is called from the reactor's thread, returns a
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -344,7 +345,7 @@ class SessionChanges:
     claims: dict[int, StoredClaim] = attrs.Factory(dict)
     sent: dict[int, int] = attrs.Factory(dict)
     half_done: dict[int, None] = attrs.Factory(dict)
-    paid: list[int] = attrs.Factory(list)
+    paid: dict[int, None] = attrs.Factory(dict)
     dropped: list[int] = attrs.Factory(list)
     received: dict[tuple[str, int], bool] = attrs.Factory(dict)
     retained: dict[bytes, StoredMessage | None] = attrs.Factory(dict)
@@ -365,13 +366,21 @@ class SessionChanges:
         )
 
 
+class Written(enum.Enum):
+    """What became of changes."""
+
+    YES = enum.auto()  # they are on disk
+    REFUSED = enum.auto()  # they are not, and no other attempt would do better: a mistake of our own
+    LOST = enum.auto()  # they are not, nor is anything from before: the file was damaged, and another one is empty
+
+
 class ISessionStore(Interface):
     """Remembers over a restart which MQTT clients have which subscriptions, and what they are owed."""
 
     def load() -> StoredState:
         """Return everything.  May block; called once, at start.  Raises StorageError."""
 
-    def write(changes: SessionChanges, done: Callable[[], None]) -> None:
+    def write(changes: SessionChanges, done: Callable[[Written], None]) -> None:
         """Write *changes* in one transaction and then call *done*, in the reactor's thread.
 
         There is one write at a time.  A disk that fails is tried again for as long as it takes.
@@ -397,4 +406,5 @@ __all__ = [
     "StoredMessage",
     "StoredSession",
     "StoredState",
+    "Written",
 ]

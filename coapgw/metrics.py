@@ -184,6 +184,7 @@ class BrokerCounters:
     dropped: int = 0  # because a client was slow or away too long
     not_retained: int = 0  # for want of room
     ended_sessions: int = 0  # of clients that were away, for want of room
+    replaced: int = 0  # files of sessions that were damaged
 
 
 @attrs.define

@@ -120,6 +120,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "mqtt_dropped": "Messages not handed to an MQTT client that was slow or away too long",
     "mqtt_not_retained": "Messages not retained, for want of room",
     "mqtt_ended_sessions": "Sessions of absent MQTT clients ended, for want of room",
+    "mqtt_replaced": "Times the file of sessions was damaged, and another one took its place",
     "mqtt_complaints": "Warnings and errors that aMQTT logged",
     "mqtt_unacknowledged": "Messages aMQTT sent and a client did not acknowledge in time; they are sent again",
     "mqtt_withheld": "Retained messages that aMQTT would have sent to clients that had not asked for them",

@@ -23,6 +23,7 @@ from coapgw.mqtt.access import Authenticator, Permissions
 from coapgw.mqtt.connection import Connection
 from coapgw.mqtt.deadlines import Deadlines
 from coapgw.mqtt.journal import Journal
+from coapgw.mqtt.outbox import Outbox
 from coapgw.mqtt.packets import (
     LEVEL_5,
     REFUSED_CLIENT_ID,
@@ -39,6 +40,7 @@ from coapgw.mqtt.reasons import (
     SESSION_TAKEN_OVER,
     SHUTTING_DOWN,
     TOPIC_FILTER_INVALID,
+    UNSPECIFIED_ERROR,
 )
 from coapgw.mqtt.remembered import ASSIGNED_ID, RememberedClients
 from coapgw.mqtt.restored import RestoredState
@@ -129,6 +131,7 @@ class Broker:
         self.on_output: Callable[[], None] | None = None
         self.on_publish: Callable[[Connection, bytes, bytes], bool] | None = None
         self._access = access
+        self.journal.on_refused, self.journal.on_lost = self._close_unanswered, self._keep_all
         self._remembered = RememberedClients(self.journal)
         self._random_bytes = random_bytes
         retained = RetainedMessages(self.limits.max_retained, self.limits.max_retained_bytes)
@@ -433,6 +436,20 @@ class Broker:
         connection = self._stop_waiting(session)
         if connection is not None:
             connection.publish_will()
+
+    # ------------------------------------------------------------------ when the store fails
+
+    def _close_unanswered(self, outboxes: Collection[Outbox]) -> None:
+        """Leave the clients that wait for answers which they may not get: they will try again."""
+        for connection in [one for one in self._connected.values() if one.waits_with(outboxes)]:
+            connection.fail(UNSPECIFIED_ERROR)
+
+    def _keep_all(self) -> None:
+        """Tell the journal everything that is to be on disk, because it was lost there."""
+        for session in self.sessions.values():
+            self._remembered.save(session)
+            session.keep_all()
+        self._routing.keep_retained()
 
     # ------------------------------------------------------------------ over a restart
 

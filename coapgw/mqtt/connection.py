@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from coapgw.mqtt.incoming_5 import ALIAS_MAXIMUM, RECEIVE_MAXIMUM, Incoming5
@@ -229,6 +230,10 @@ class Connection:
         self._outbox.append(encode_5(Disconnect(reason)))
         self._finish(self._broker.shared.now)
         self._leave()
+
+    def waits_with(self, outboxes: Collection[Outbox]) -> bool:
+        """Return whether what this client is to be sent is among *outboxes*."""
+        return self._outbox in outboxes
 
     def handle_deadline(self, now: float) -> None:
         """Look whether the peer was silent for too long; called when it may have been."""

@@ -7,12 +7,12 @@ that is paid before its turn comes is never written at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import attrs
 
-from coapgw.interfaces import ISessionStore, SessionChanges, StoredClaim, StoredMessage, StoredSession
+from coapgw.interfaces import ISessionStore, SessionChanges, StoredClaim, StoredMessage, StoredSession, Written
 from coapgw.mqtt.outbox import Outbox
 from coapgw.mqtt.publication import Publication
 from coapgw.mqtt.subscriptions import Manner
@@ -23,11 +23,19 @@ ROW_BYTES: Final = 200  # counted for a message beside its payload
 
 @attrs.define(eq=False)
 class _Group:
-    """Changes, and what is to happen when they are on disk."""
+    """Changes, and what is to happen when they are on disk.
+
+    Args:
+        safe: publications to release, by the serial of the claim that stands for them then.
+        held: answers to send.
+        begun: clients whose sessions the store did not know before.
+        size: bytes, about.
+    """
 
     changes: SessionChanges = attrs.Factory(SessionChanges)
-    safe: list[Publication] = attrs.Factory(list)
+    safe: dict[int, Publication] = attrs.Factory(dict)
     held: dict[Outbox, list[bytes]] = attrs.Factory(dict)
+    begun: set[str] = attrs.Factory(set)
     size: int = 0
 
     def __bool__(self) -> bool:
@@ -44,6 +52,8 @@ class Journal:
         is_full: so much waits for the disk that no more should come.
         on_work: called when there is something to hand over after there was nothing; returns whether it will be.
         gather: called before a group is handed over, to add to it.
+        on_refused: told whose answers are never to be sent, because the store does not take what they wait for.
+        on_lost: called when the store has nothing any more; adds everything that is to be there.
     """
 
     store: ISessionStore | None = None
@@ -52,9 +62,12 @@ class Journal:
     is_full: bool = False
     generation: int = 1
     gather: Callable[[], None] | None = None
+    on_refused: Callable[[Collection[Outbox]], None] | None = None
+    on_lost: Callable[[], None] | None = None
     _is_awake: bool = False
     _group: _Group = attrs.Factory(_Group)
     _writing: _Group | None = None
+    _refused: dict[int, Publication] = attrs.Factory(dict)  # the claims, by serial, that the store did not take
     _last_number: int = 0
     _last_serial: int = 0
 
@@ -94,7 +107,7 @@ class Journal:
         publication.kept += 1
         if publication.settled is not None:
             publication.owed += 1
-            self._group.safe.append(publication)
+            self._group.safe[serial] = publication
         return serial
 
     def paid(self, serial: int, publication: Publication) -> None:
@@ -102,9 +115,9 @@ class Journal:
         self.wake()
         changes = self._group.changes
         if changes.claims.pop(serial, None) is None:
-            changes.paid.append(serial)
+            changes.paid[serial] = None
         changes.sent.pop(serial, None)
-        self._received(publication)
+        self._received(serial, publication)
 
     def half_done(self, serial: int, publication: Publication) -> None:
         """A QoS 2 message was received; what is left of its claim is the packet identifier."""
@@ -114,7 +127,7 @@ class Journal:
             self._group.changes.claims[serial] = claim._replace(number=None)
         else:
             self._group.changes.half_done[serial] = None
-        self._received(publication)
+        self._received(serial, publication)
 
     def completed(self, serial: int) -> None:
         """The packet identifier of a QoS 2 message is free."""
@@ -123,7 +136,7 @@ class Journal:
         changes.half_done.pop(serial, None)
         changes.sent.pop(serial, None)
         if changes.claims.pop(serial, None) is None:
-            changes.paid.append(serial)
+            changes.paid[serial] = None
 
     def sent(self, serial: int, packet_id: int) -> None:
         """A QoS 2 message has a packet identifier."""
@@ -138,7 +151,11 @@ class Journal:
         self._group.size += size
         self.is_full = self._group.size > FULL_BYTES
 
-    def _received(self, publication: Publication) -> None:
+    def _received(self, serial: int, publication: Publication) -> None:
+        if self._refused:
+            refused = self._refused.pop(serial, None)
+            if refused is not None:
+                self._group.safe[serial] = refused  # not at once: whoever is told may publish
         publication.kept -= 1
         if not publication.kept:
             self.drop(publication)
@@ -165,24 +182,31 @@ class Journal:
 
     # ------------------------------------------------------------------ sessions
 
-    def save(self, session: StoredSession) -> None:
-        """Remember a session."""
+    def save(self, session: StoredSession, *, is_new: bool = False) -> None:
+        """Remember a session; *is_new* says that the store knows none of this client."""
         if self.store is not None:
             self.wake()
-            self._group.changes.sessions[session.client_id] = session
+            group = self._group
+            group.changes.sessions[session.client_id] = session
+            if is_new:
+                group.begun.add(session.client_id)
 
     def forget(self, client_id: str) -> None:
-        """Forget a session; its claims were paid before."""
+        """Forget a session; its claims were paid before.  One that began in this group was never anywhere."""
         if self.store is not None:
-            changes = self._group.changes
-            changes.sessions.pop(client_id, None)
-            changes.ended[client_id] = None
+            group = self._group
+            group.changes.sessions.pop(client_id, None)
+            if client_id in group.begun:
+                group.begun.discard(client_id)
+            else:
+                group.changes.ended[client_id] = None
             self.wake()
 
     def receive(self, client_id: str, packet_id: int, is_unreleased: bool) -> None:
         """A QoS 2 message of a client has come, or was released."""
         if self.store is not None:
             self._group.changes.received[client_id, packet_id] = is_unreleased
+            self._grow(ROW_BYTES)
             self.wake()
 
     def forget_received(self, client_id: str, packet_ids: Iterable[int]) -> None:
@@ -202,6 +226,15 @@ class Journal:
             self._group.changes.retained[topic] = self._stored(publication, 0)
             size += len(publication.payload)
         self._grow(size)
+
+    # ------------------------------------------------------------------ all of it once more, for a store that lost it
+
+    def keep_claim(self, claim: StoredClaim, publication: Publication | None) -> None:
+        """Keep an open claim, and its message."""
+        changes = self._group.changes
+        changes.claims[claim.serial] = claim
+        if publication is not None and publication.number not in changes.messages:
+            changes.messages[publication.number] = self._stored(publication, publication.number)
 
     # ------------------------------------------------------------------ groups
 
@@ -235,19 +268,44 @@ class Journal:
         if group.changes:
             self.store.write(group.changes, self._written)
         else:
-            self._written()
+            self._written(Written.YES)
 
-    def _written(self) -> None:
+    def _written(self, written: Written) -> None:
         group, self._writing = self._writing, None
         if group is None:
             return
-        for outbox, held in group.held.items():
-            outbox.held -= len(held)
-            if not outbox.closed:
-                outbox.append(b"".join(held))
-        for publication in group.safe:
-            publication.release()
+        if written is Written.LOST:
+            self._begin_anew(group)
+        else:
+            if written is Written.REFUSED:
+                self._keep_back(group)
+            for outbox, held in group.held.items():
+                outbox.held -= len(held)
+                if not outbox.closed:
+                    outbox.append(b"".join(held))
+            for publication in group.safe.values():
+                publication.release()
         self.hand_over()
+
+    def _keep_back(self, group: _Group) -> None:
+        """Promise nothing of a group that is not on disk: no answers; devices' messages stay in the spool."""
+        changes = self._group.changes
+        for serial, claim in group.changes.claims.items():
+            is_open = claim.number is not None and serial not in changes.paid and serial not in changes.half_done
+            if is_open and serial in group.safe:
+                self._refused[serial] = group.safe.pop(serial)
+        if group.held and self.on_refused is not None:
+            self.on_refused(group.held.keys())
+
+    def _begin_anew(self, group: _Group) -> None:
+        """Have everything written that there is now, in place of what changed."""
+        gathered, self._group = self._group, _Group(safe=group.safe)
+        self._group.safe.update(gathered.safe)
+        for held in (group.held, gathered.held):
+            for outbox, packets in held.items():
+                self._group.held.setdefault(outbox, []).extend(packets)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def stop(self) -> None:
         """Write what there is, and then nothing more: what is held is never sent."""
@@ -260,5 +318,5 @@ class Journal:
         self.store = None
 
 
-def _nothing() -> None:
+def _nothing(_: Written) -> None:
     """Be told in vain."""

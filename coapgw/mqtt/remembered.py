@@ -68,9 +68,11 @@ class RememberedClients:
         if not subscriptions and not session.persistent:
             self.forget(session.client_id)
             return
+        is_new = session.client_id not in self._stored
         self._stored.add(session.client_id)
         ends = self._journal.wall(session.ends)
-        self._journal.save(StoredSession(session.client_id, session.user, session.expiry, subscriptions, ends))
+        record = StoredSession(session.client_id, session.user, session.expiry, subscriptions, ends)
+        self._journal.save(record, is_new=is_new)
 
     # ------------------------------------------------------------------ who is absent
 

@@ -30,6 +30,10 @@ class RetainedMessages:
         """Return how many topics have a retained message."""
         return len(self._messages)
 
+    def __iter__(self) -> Iterator[Publication]:
+        """Return every retained message."""
+        return iter(self._messages.values())
+
     def keep(self, message: Publication) -> Publication | None:
         """Replace the retained message of its topic by *message*; return the copy for new subscribers.
 

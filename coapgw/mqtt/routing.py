@@ -186,6 +186,11 @@ class Routing:
             self._counters.not_retained += 1
         self._shared.journal.retain(topic, copy)
 
+    def keep_retained(self) -> None:
+        """Tell the journal once more what is retained: the store has lost it."""
+        for message in self.retained:
+            self._shared.journal.retain(message.topic, message)
+
     def deliver_retained(self, session: Session, granted: Mapping[bytes, Options]) -> None:
         """Send what is retained for subscriptions that were just *granted* (section 3.8.4)."""
         if not len(self.retained):

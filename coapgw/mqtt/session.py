@@ -15,6 +15,7 @@ from typing import Final
 
 import attrs
 
+from coapgw.interfaces import StoredClaim
 from coapgw.metrics import BrokerCounters
 from coapgw.mqtt.journal import Journal
 from coapgw.mqtt.outbox import Outbox
@@ -432,6 +433,27 @@ class Session:
                 self._queue_bytes += len(one[0].payload)
         self._completing.update(completing)
         self.queue = waiting or ()
+
+    def keep_all(self) -> None:
+        """Tell the journal once more everything that is to be on disk: the store has lost it."""
+        journal = self.shared.journal
+        for packet_id, owed in self.inflight.items():
+            self._keep(owed, packet_id if owed[1] == 2 else None)
+        for owed in self.queue:
+            self._keep(owed, None)
+        for packet_id, serial in self._completing.items():
+            if serial:
+                journal.keep_claim(StoredClaim(serial, self.client_id, None, 2, False, (), packet_id), None)
+        if self.expiry:
+            for packet_id in self.received:
+                journal.receive(self.client_id, packet_id, True)
+
+    def _keep(self, owed: Owed, packet_id: int | None) -> None:
+        publication, qos, manner, serial = owed
+        if serial:
+            retain, identifiers = publication.retains(manner), () if manner is None else manner.identifiers
+            claim = StoredClaim(serial, self.client_id, publication.number, qos, retain, identifiers, packet_id)
+            self.shared.journal.keep_claim(claim, publication)
 
     def end(self) -> list[Owed]:
         """Forget everything; return what was owed, in order: it is the caller's to give to others, or ``let_go``."""

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, suc
 
 from coapgw.config import EmbeddedSection
 from coapgw.http.metrics_page import CounterGroup, Gauge
+from coapgw.metrics import BrokerCounters
 from coapgw.mqtt.broker import Broker
 from coapgw.mqtt.embedded import EmbeddedLink
 from coapgw.mqtt.publisher import Publisher
@@ -36,10 +37,11 @@ class InProcess:
         front = self._front
         self._reactor = reactor
         front.follow_users(data, self._access_changed)
-        sessions = SqliteSessionStore(data / "broker.db", reactor.callFromThread)
+        counters = BrokerCounters()
+        sessions = SqliteSessionStore(data / "broker.db", reactor.callFromThread, counters)
         self._closing.append(sessions.close)
         epoch = time.time() - time.monotonic()
-        self.broker = Broker(front.access, front.limits(), store=sessions, epoch=epoch)
+        self.broker = Broker(front.access, front.limits(), counters, sessions, epoch=epoch)
         known_clients = self.broker.restore(sessions.load(), time.monotonic())
         self._pump = BrokerPump(self.broker, reactor)
         self._closing.append(self._pump.stop)

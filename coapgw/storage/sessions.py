@@ -10,8 +10,10 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -27,15 +29,19 @@ from coapgw.interfaces import (
     StoredMessage,
     StoredSession,
     StoredState,
+    Written,
 )
+from coapgw.metrics import BrokerCounters
+from coapgw.storage.damage import is_damage, set_aside
 
 SCHEMA_VERSION: Final = 2
 RETRY_SECONDS: Final = 5.0
+CALM_SECONDS: Final = 60.0  # from one damaged file to the next, or it is the disk
 JOURNAL_BYTES: Final = 64 << 20  # what the write-ahead log shrinks to
 
 _OUR_MISTAKES: Final = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)
 
-_Write = tuple[SessionChanges, Callable[[], None]]
+_Write = tuple[SessionChanges, Callable[[Written], None]]
 
 
 @implementer(ISessionStore)
@@ -45,6 +51,8 @@ class SqliteSessionStore:
     A group that cannot be written is logged, once, and tried again: a persistent subscriber that was told its
     subscription stands must not be unknown after a restart, its messages gone, because the disk was full for a moment.
 
+    A file that is damaged is set aside, and an empty one takes its place.
+
     Args:
         call: hands a call to the reactor's thread.
         retry_seconds: from one attempt to the next.
@@ -53,26 +61,29 @@ class SqliteSessionStore:
     log = Logger()
 
     def __init__(
-        self, path: Path, call: Callable[[Callable[[], None]], Any], *, retry_seconds: float = RETRY_SECONDS
+        self,
+        path: Path,
+        call: Callable[[Callable[[], None]], Any],
+        counters: BrokerCounters | None = None,
+        *,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         """Open the file at *path*, or make it; start the writer."""
         self._path = path
         self._call = call
+        self._counters = counters or BrokerCounters()
         self._retry_seconds = retry_seconds
+        self._replaced_at: float | None = None
         try:
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            try:
+                self._database: sqlite3.Connection | None = self._opened()
+            except (sqlite3.Error, OSError) as refused:
+                if not is_damage(refused):
+                    raise
+                self._set_aside()
+                self._database = self._opened()
         except (sqlite3.Error, OSError) as refused:
             raise StorageError(f"the MQTT sessions {path} cannot be used: {refused}") from None
-        try:
-            self._prepare()
-        except sqlite3.Error as refused:
-            self._database.close()
-            raise StorageError(f"the MQTT sessions {path} cannot be used: {refused}") from None
-        except BaseException:
-            self._database.close()
-            raise
         self._changed = threading.Condition()
         self._waiting: deque[_Write] = deque()
         self._closing = False
@@ -80,8 +91,29 @@ class SqliteSessionStore:
         self._thread = threading.Thread(target=self._run, name="coapgw sessions", daemon=True)
         self._thread.start()
 
-    def _prepare(self) -> None:
-        database = self._database
+    def _opened(self) -> sqlite3.Connection:
+        """Open the file, or make it.  Raises StorageError, sqlite3.Error and OSError."""
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with contextlib.ExitStack() as opened:
+            database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5)
+            opened.callback(database.close)
+            self._prepare(database)
+            opened.pop_all()
+        return database
+
+    def _set_aside(self) -> None:
+        """Give the damaged file another name.  Raises OSError."""
+        aside = set_aside(self._path)
+        self._counters.replaced += 1
+        self.log.error(
+            "the MQTT sessions {path} were damaged: they are {aside} now, and an empty file takes their place "
+            "(docs/reliability.md)",
+            path=self._path,
+            aside=aside,
+        )
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
         database.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table; an older file stays as it is
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
@@ -95,39 +127,46 @@ class SqliteSessionStore:
             database.executescript(f"BEGIN; {script} COMMIT;")
 
     def load(self) -> StoredState:
-        """Return everything; blocks."""
-        run = self._database.execute
+        """Return everything, or nothing if the file is damaged; blocks."""
         try:
-            subscriptions: dict[str, list[tuple[str, int, int]]] = {}
-            for client_id, *subscription in run("SELECT client_id, filter, options, identifier FROM subscription"):
-                subscriptions.setdefault(client_id, []).append(tuple(subscription))
-            return StoredState(
-                sessions=[
-                    StoredSession(client_id, user, expiry, tuple(subscriptions.get(client_id, ())), expires)
-                    for client_id, user, expiry, expires in run(
-                        "SELECT client_id, user_name, expiry, expires FROM session"
-                    )
-                ],
-                messages=[
-                    StoredMessage(number, topic, payload, qos, bool(retain), properties, expires, origin)
-                    for number, topic, payload, qos, retain, properties, expires, origin in run("SELECT * FROM message")
-                ],
-                claims=[
-                    StoredClaim(serial, client_id, number, qos, bool(retain), _numbers(identifiers), packet_id)
-                    for serial, client_id, number, qos, retain, identifiers, packet_id in run(
-                        "SELECT * FROM claim ORDER BY serial"
-                    )
-                ],
-                received=run("SELECT client_id, packet_id FROM received").fetchall(),
-                retained=[
-                    StoredMessage(0, topic, payload, qos, True, properties, expires)
-                    for topic, payload, qos, properties, expires in run("SELECT * FROM retained")
-                ],
-            )
+            return self._load()
         except (sqlite3.Error, ValueError) as refused:
-            raise StorageError(f"the MQTT sessions {self._path} cannot be read: {refused}") from None
+            if not is_damage(refused):
+                raise StorageError(f"the MQTT sessions {self._path} cannot be read: {refused}") from None
+        try:
+            self._replace()
+            return self._load()
+        except (sqlite3.Error, OSError) as refused:
+            raise StorageError(f"the MQTT sessions {self._path} cannot be replaced: {refused}") from None
 
-    def write(self, changes: SessionChanges, done: Callable[[], None]) -> None:
+    def _load(self) -> StoredState:
+        run = self._in_use().execute
+        subscriptions: dict[str, list[tuple[str, int, int]]] = {}
+        for client_id, *subscription in run("SELECT client_id, filter, options, identifier FROM subscription"):
+            subscriptions.setdefault(client_id, []).append(tuple(subscription))
+        return StoredState(
+            sessions=[
+                StoredSession(client_id, user, expiry, tuple(subscriptions.get(client_id, ())), expires)
+                for client_id, user, expiry, expires in run("SELECT client_id, user_name, expiry, expires FROM session")
+            ],
+            messages=[
+                StoredMessage(number, topic, payload, qos, bool(retain), properties, expires, origin)
+                for number, topic, payload, qos, retain, properties, expires, origin in run("SELECT * FROM message")
+            ],
+            claims=[
+                StoredClaim(serial, client_id, number, qos, bool(retain), _numbers(identifiers), packet_id)
+                for serial, client_id, number, qos, retain, identifiers, packet_id in run(
+                    "SELECT * FROM claim ORDER BY serial"
+                )
+            ],
+            received=run("SELECT client_id, packet_id FROM received").fetchall(),
+            retained=[
+                StoredMessage(0, topic, payload, qos, True, properties, expires)
+                for topic, payload, qos, properties, expires in run("SELECT * FROM retained")
+            ],
+        )
+
+    def write(self, changes: SessionChanges, done: Callable[[Written], None]) -> None:
         """Write *changes* soon, then have *done* called in the reactor's thread."""
         with self._changed:
             self._waiting.append((changes, done))
@@ -155,12 +194,14 @@ class SqliteSessionStore:
                 if not self._waiting:
                     break
                 changes, done = self._waiting[0]
-            if self._write(changes):
+            written = self._write(changes)
+            if written is not None:
                 self._waiting.popleft()
-                self._call(done)
+                self._call(partial(done, written))
             elif not self._pause():
                 break
-        self._database.close()
+        if self._database is not None:
+            self._database.close()
 
     def _pause(self) -> bool:
         """Wait for another attempt; return whether there is to be one."""
@@ -170,26 +211,68 @@ class SqliteSessionStore:
                 return True
             return False
 
-    def _write(self, changes: SessionChanges) -> bool:
-        """Write the changes; return whether that worked."""
-        database = self._database
+    def _write(self, changes: SessionChanges) -> Written | None:
+        """Write the changes; return what became of them, or None if it is to be tried again."""
+        try:
+            if self._database is None:
+                self._database = self._opened()
+                return Written.LOST
+            self._commit(self._database, changes)
+            self._failing = False
+            return Written.YES
+        except Exception as refused:  # noqa: BLE001 - this thread goes on, or no session would be stored any more
+            if is_damage(refused) and self._is_calm():
+                return self._replaced()
+            if not isinstance(refused, sqlite3.Error | OSError | StorageError) or isinstance(refused, _OUR_MISTAKES):
+                self.log.failure("changes of MQTT sessions that SQLite does not take are left out")
+                return Written.REFUSED  # everybody would wait behind it for ever
+            self._fail(refused)
+            return None
+
+    def _commit(self, database: sqlite3.Connection, changes: SessionChanges) -> None:
         try:
             database.execute("BEGIN IMMEDIATE")
             _apply(database, changes)
             database.execute("COMMIT")
-            self._failing = False
-            return True
-        except Exception as refused:  # noqa: BLE001 - this thread goes on, or no session would be stored any more
+        except BaseException:
             if database.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     database.execute("ROLLBACK")
-            if not isinstance(refused, sqlite3.Error) or isinstance(refused, _OUR_MISTAKES):
-                self.log.failure("changes of MQTT sessions that SQLite does not take are left out")
-                return True  # no other attempt would do better, and everybody would wait behind it for ever
-            if not self._failing:
-                self.log.error("MQTT sessions cannot be stored: {reason}", reason=str(refused))
-            self._failing = True
-            return False
+            raise
+
+    def _fail(self, reason: Exception) -> None:
+        if not self._failing:
+            self.log.error("MQTT sessions cannot be stored: {reason}", reason=str(reason))
+        self._failing = True
+
+    # ------------------------------------------------------------------ a damaged file
+
+    def _is_calm(self) -> bool:
+        """Return whether it is long enough since the last file that another one may help."""
+        return self._replaced_at is None or time.monotonic() - self._replaced_at > CALM_SECONDS
+
+    def _replaced(self) -> Written | None:
+        """Go on with an empty file in the writer's thread, if that can be."""
+        try:
+            self._replace()
+        except (sqlite3.Error, OSError) as refused:
+            self._fail(refused)
+            return None  # the next attempt opens a file
+        self._failing = False
+        return Written.LOST
+
+    def _replace(self) -> None:
+        """Set the damaged file aside and make another one.  Raises sqlite3.Error and OSError."""
+        database, self._database = self._in_use(), None
+        with contextlib.suppress(sqlite3.Error):
+            database.close()
+        self._set_aside()
+        self._replaced_at = time.monotonic()
+        self._database = self._opened()
+
+    def _in_use(self) -> sqlite3.Connection:
+        assert self._database is not None, "no file is open"
+        return self._database
 
 
 def _apply(database: sqlite3.Connection, changes: SessionChanges) -> None:

@@ -11,7 +11,6 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -21,6 +20,7 @@ import attrs
 
 from coapgw.errors import SpoolDamaged, SpoolFailing, StorageError
 from coapgw.model import Spooled
+from coapgw.storage.damage import is_damage, set_aside
 from coapgw.storage.dead_letters import REQUESTS_AT_ONCE, DeadLetter, Request, Wish, read_requests, write_requests
 
 SCHEMA_VERSION: Final = 2
@@ -72,7 +72,7 @@ class SpoolFile:
                 opened.callback(self._database.close)
                 self._prepare()
             except (sqlite3.Error, OSError) as refused:
-                kind = SpoolDamaged if _is_damage(refused) else StorageError
+                kind = SpoolDamaged if is_damage(refused) else StorageError
                 raise kind(f"the spool {path} cannot be used: {refused}") from None
             opened.pop_all()
 
@@ -243,22 +243,8 @@ class SpoolFile:
                     raise  # a mistake of our own
                 # On a full disk this empties the write-ahead log, and the next commit may have room again.
                 self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            kind = SpoolDamaged if _is_damage(failure) else SpoolFailing
+            kind = SpoolDamaged if is_damage(failure) else SpoolFailing
             raise kind(f"the spool {self.path}: {failure}") from None
-
-
-def _is_damage(error: BaseException) -> bool:
-    """Return whether SQLite says that this is no database, or none any more."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def set_aside(path: Path) -> Path:
-    """Give a damaged spool another name, with what SQLite has beside it; return the name.  Raises OSError."""
-    aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-    for suffix in ("-wal", "-shm", ""):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    return aside
 
 
 def open_or_replace(path: Path, now_ms: int) -> tuple[SpoolFile, Path | None]:

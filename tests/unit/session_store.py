@@ -13,12 +13,16 @@ from coapgw.interfaces import (
     StoredMessage,
     StoredSession,
     StoredState,
+    Written,
 )
 
 
 @implementer(ISessionStore)
 class RememberedSessions:
-    """What is committed is in the dicts; with *is_slow*, ``commit`` is the test's to call."""
+    """What is committed is in the dicts; with *is_slow*, ``commit`` is the test's to call.
+
+    The next group has the *outcome*.
+    """
 
     def __init__(self, *, is_slow: bool = False) -> None:
         self.is_slow = is_slow
@@ -27,8 +31,10 @@ class RememberedSessions:
         self.claims: dict[int, StoredClaim] = {}
         self.received: set[tuple[str, int]] = set()
         self.retained: dict[bytes, StoredMessage] = {}
-        self.waiting: list[tuple[SessionChanges, Callable[[], None]]] = []
+        self.waiting: list[tuple[SessionChanges, Callable[[Written], None]]] = []
         self.groups = 0
+        self.outcome = Written.YES
+        self.has_refused = False
 
     def load(self) -> StoredState:
         return StoredState(
@@ -42,7 +48,7 @@ class RememberedSessions:
     def add(self, *sessions: StoredSession) -> None:
         self.sessions.update((one.client_id, one) for one in sessions)
 
-    def write(self, changes: SessionChanges, done: Callable[[], None]) -> None:
+    def write(self, changes: SessionChanges, done: Callable[[Written], None]) -> None:
         self.waiting.append((changes, done))
         if not self.is_slow:
             self.commit()
@@ -51,8 +57,18 @@ class RememberedSessions:
         waiting, self.waiting = self.waiting, []
         for changes, done in waiting:
             self.groups += 1
-            self._apply(changes)
-            done()
+            outcome, self.outcome = self.outcome, Written.YES
+            if outcome is Written.LOST:
+                self._lose()
+            elif outcome is Written.YES:
+                self._apply(changes)
+            else:
+                self.has_refused = True
+            done(outcome)
+
+    def _lose(self) -> None:
+        for table in (self.sessions, self.messages, self.claims, self.received, self.retained):
+            table.clear()
 
     def _apply(self, changes: SessionChanges) -> None:
         for client_id in changes.ended:
@@ -65,13 +81,16 @@ class RememberedSessions:
         self.messages.update(changes.messages)
         self.claims.update(changes.claims)
         for serial, packet_id in changes.sent.items():
-            self.claims[serial] = self.claims[serial]._replace(packet_id=packet_id)
+            if serial in self.claims or not self.has_refused:
+                self.claims[serial] = self.claims[serial]._replace(packet_id=packet_id)
         for serial in changes.half_done:
-            self.claims[serial] = self.claims[serial]._replace(number=None)
+            if serial in self.claims or not self.has_refused:
+                self.claims[serial] = self.claims[serial]._replace(number=None)
         for serial in changes.paid:
             self.claims.pop(serial, None)
         for number in changes.dropped:
-            del self.messages[number]
+            if number in self.messages or not self.has_refused:
+                del self.messages[number]
         for one, is_unreleased in changes.received.items():
             self.received.add(one) if is_unreleased else self.received.discard(one)
         for topic, message in changes.retained.items():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coapgw.interfaces import Written
 from coapgw.model import Spooled
 from coapgw.mqtt.access import AccessList
 from coapgw.mqtt.broker import Broker, BrokerLimits
+from coapgw.mqtt.connection import Closing
 from coapgw.mqtt.journal import FULL_BYTES
 from coapgw.mqtt.packets import (
     LEVEL_5,
@@ -468,3 +472,115 @@ def test_nothing_that_was_acknowledged_is_lost(story: list[Step]) -> None:
     assert set(safe) <= set(got)
     firsts = list(dict.fromkeys(got))
     assert firsts == sorted(firsts, key=int)
+
+
+# ---------------------------------------------------------------------- a store that fails
+
+
+def test_what_the_store_does_not_take_stays_in_the_spool_until_it_has_arrived() -> None:
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    Peer(broker).send(Connect("c", False), Subscribe(1, ((b"up", 2),))).lose()
+    commit(broker, store)
+    settled: list[object] = []
+    for number in (1, 2, 3):
+        publication = uplink(number)
+        publication.settled = settled.append
+        broker.publish(publication)
+        if number == 2:
+            broker.take_writable()  # the first two are being written
+    store.outcome = Written.REFUSED
+    commit(broker, store)
+    assert settled == [3]
+    peer = back(broker)
+    first, *_ = peer.messages()
+    peer.ack(first)
+    commit(broker, store)
+    assert settled == [3, 1]
+    connected(broker, "c")  # its session ends
+    commit(broker, store)
+    assert settled == [3, 1, 2]
+
+
+def test_what_arrived_while_the_store_refused_it_leaves_the_spool() -> None:
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    Peer(broker).send(Connect("c", False), Subscribe(1, ((b"up", 1),))).lose()
+    commit(broker, store)
+    settled: list[object] = []
+    publication = uplink(1)
+    publication.settled = settled.append
+    broker.publish(publication)
+    broker.take_writable()
+    peer = back(broker)
+    peer.ack(*peer.messages())
+    store.outcome = Written.REFUSED
+    commit(broker, store)
+    assert settled == [1]
+
+
+@pytest.mark.parametrize("connect", [connected, connected_5])
+def test_who_waits_for_an_answer_that_may_not_be_given_is_disconnected(connect: Callable[[Broker, str], Peer]) -> None:
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    Peer(broker).send(Connect("c", False), Subscribe(1, ((b"t", 1),))).lose()
+    commit(broker, store)
+    publisher, other = connect(broker, "p"), connect(broker, "other")
+    publisher.send(Publish(b"t", b"1", 1, packet_id=1))
+    store.outcome = Written.REFUSED
+    commit(broker, store)
+    assert [one for one in publisher.receive() if isinstance(one, PubAck)] == []
+    assert publisher.connection.closing is not Closing.NO
+    assert other.connection.closing is Closing.NO
+
+
+def test_a_store_that_lost_everything_is_given_it_again() -> None:
+    store = RememberedSessions()
+    broker = make_broker(store)
+    peer = connected(broker, "c", (b"t", 2), (b"u", 1), (b"v/+", 1), clean=False)
+    publisher = connected_5(broker, "p", clean=False, said=Properties(session_expiry=100))
+    said = Properties(content_type=b"x", message_expiry=60)
+    publisher.send(Publish(b"t", b"1", 2, False, False, 1), Publish(b"u", b"2", 1, False, False, 2, said))
+    publisher.send(Publish(b"t", b"3", 2, True, False, 3), Publish(b"r", b"4", 0, True))
+    commit(broker, store)
+    first = next(one for one in peer.messages() if one.qos == 2)
+    peer.send(PubRec(first.packet_id)).lose()
+    publisher.send(Publish(b"v/1", b"5", 1, False, False, 5))
+    settled: list[object] = []
+    publication = Publication(b"v/2", b"up", 1, settled=settled.append, place=1)
+    commit(broker, store)
+    before = killed(store)
+    assert before.received
+    assert [claim for claim in before.claims.values() if claim.number is None]
+    store.outcome = Written.LOST
+    broker.publish(publication)
+    publisher.receive()
+    publisher.send(Publish(b"v/3", b"6", 1, False, False, 6))
+    assert settled == [1]
+    assert publisher.receive() == [PubAck(6)]
+    commit(broker, store)
+    assert store.sessions == before.sessions
+    assert store.retained == before.retained
+    assert store.received == before.received
+    later = {serial for serial in store.claims if serial not in before.claims}
+    assert {serial: one for serial, one in store.claims.items() if serial not in later} == before.claims
+    assert {number: one for number, one in store.messages.items() if number in before.messages} == before.messages
+    assert [store.messages[store.claims[serial].number or 0].payload for serial in sorted(later)] == [b"up", b"6"]
+
+
+def test_sessions_that_come_and_go_while_the_disk_stands_still_leave_nothing_behind() -> None:
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    connected(broker, "first", (b"t", 1)).lose()
+    broker.take_writable()
+    for number in range(50):
+        connected(broker, f"c{number}", (b"t", 1)).lose()
+        Peer(broker).send(Connect(f"d{number}", False), Subscribe(1, ((b"t", 1),))).lose()
+        connected_5(broker, f"d{number}").lose()
+        broker.take_writable()
+    store.commit()
+    broker.take_writable()
+    ((changes, _),) = store.waiting  # the group that was gathered meanwhile
+    assert list(changes.ended) == ["first"]
+    commit(broker, store)
+    assert store.sessions == {}

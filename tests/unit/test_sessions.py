@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.logger import capturedLogs
@@ -20,7 +21,9 @@ from coapgw.interfaces import (
     StoredMessage,
     StoredSession,
     StoredState,
+    Written,
 )
+from coapgw.metrics import BrokerCounters
 from coapgw.storage.sessions import SqliteSessionStore
 
 ANNA = StoredSession("anna", "user", 0xFFFF_FFFF, (("a/#", 1, 0), ("b/+", 0x2C, 7)))
@@ -38,10 +41,35 @@ def call(done: Callable[[], None]) -> None:
     done()
 
 
-def _write(store: SqliteSessionStore, changes: SessionChanges) -> None:
+def _write(store: SqliteSessionStore, changes: SessionChanges) -> Written:
     written = threading.Event()
-    store.write(changes, written.set)
+    outcomes: list[Written] = []
+
+    def done(outcome: Written) -> None:
+        outcomes.append(outcome)
+        written.set()
+
+    store.write(changes, done)
     assert written.wait(5)
+    return outcomes[0]
+
+
+def _one(session: StoredSession) -> SessionChanges:
+    changes = SessionChanges()
+    changes.sessions = {session.client_id: session}
+    return changes
+
+
+def _spoil(path: Path) -> None:
+    """Write over every page but the first, and have whoever uses the file read them again."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("DELETE FROM session WHERE client_id = ''")
+    other.execute("PRAGMA user_version = 2")
+    other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    other.close()
+    pages = bytearray(path.read_bytes())
+    pages[4096:] = b"\xa5" * (len(pages) - 4096)
+    path.write_bytes(pages)
 
 
 def _again(store: SqliteSessionStore, path: Path) -> StoredState:
@@ -86,7 +114,7 @@ def test_changes_change_and_remove(path: Path) -> None:
     changes = SessionChanges()
     changes.sent = {7: 500}
     changes.half_done = {7: None}
-    changes.paid = [8]
+    changes.paid = {8: None}
     changes.received = {("anna", 11): False, ("anna", 12): True}
     changes.retained = {b"r": None}
     changes.sessions = {"anna": ANNA._replace(subscriptions=(("x", 1, 0),))}
@@ -131,10 +159,8 @@ def test_what_could_not_be_written_is_written_when_that_works_again(path: Path) 
     store = SqliteSessionStore(path, call, retry_seconds=0.01)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("ALTER TABLE session RENAME TO hidden")
-    changes = SessionChanges()
-    changes.sessions = {"anna": ANNA}
     written = threading.Event()
-    store.write(changes, written.set)
+    store.write(_one(ANNA), lambda _: written.set())
     assert not written.wait(0.05)
     assert store.is_failing
     other.execute("ALTER TABLE hidden RENAME TO session")
@@ -148,16 +174,76 @@ def test_closing_does_not_wait_for_a_disk_that_fails(path: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("DROP TABLE subscription")
     other.execute("DROP TABLE session")
-    changes = SessionChanges()
-    changes.sessions = {"anna": ANNA}
-    store.write(changes, lambda: None)
+    store.write(_one(ANNA), lambda _: None)
     store.close()
     other.close()
     assert store.is_failing
 
 
-def test_a_file_that_is_none_is_refused_with_a_sentence(path: Path) -> None:
-    path.write_bytes(b"this is no database" * 100)
+def _aside(path: Path) -> list[Path]:
+    return sorted(path.parent.glob("broker.db.damaged-*Z"))
+
+
+@pytest.mark.parametrize("is_none", [True, False])
+def test_a_file_that_is_damaged_is_set_aside_at_the_start(path: Path, is_none: bool) -> None:
+    if is_none:
+        path.write_bytes(b"this is no database" * 100)
+    else:
+        _filled(path).close()
+        _spoil(path)
+    counters = BrokerCounters()
+    with capturedLogs() as logged:
+        store = SqliteSessionStore(path, call, counters)
+        assert store.load() == StoredState([], [], [], [], [])
+    assert _write(store, _one(ANNA)) is Written.YES
+    assert _again(store, path).sessions == [ANNA]
+    assert len(_aside(path)) == 1
+    assert counters.replaced == 1
+    assert [str(event["path"]) for event in logged] == [str(path)]
+
+
+def test_a_file_that_is_damaged_while_it_is_used_is_replaced_and_who_writes_is_told(path: Path) -> None:
+    _filled(path).close()
+    store = SqliteSessionStore(path, call, retry_seconds=0.01)
+    _spoil(path)
+    with capturedLogs() as logged:
+        assert _write(store, _one(BERT)) is Written.LOST
+        assert _write(store, _one(ANNA)) is Written.YES
+    assert (len(_aside(path)), len(logged)) == (1, 1)
+    _spoil(path)  # a disk that damages one file after the other is not given more of them
+    written = threading.Event()
+    ended = SessionChanges()
+    ended.ended = {"anna": None}
+    store.write(ended, lambda _: written.set())
+    assert not written.wait(0.1)
+    assert store.is_failing
+    assert len(_aside(path)) == 1
+    store.close()
+
+
+def test_a_damaged_file_that_cannot_be_replaced_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _filled(path).close()
+    store = SqliteSessionStore(path, call, retry_seconds=0.01)
+    _spoil(path)
+    opened: Callable[..., sqlite3.Connection] = sqlite3.connect
+    attempts = []
+
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        attempts.append(arguments)
+        if len(attempts) < 3:
+            raise sqlite3.OperationalError("disk I/O error")
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    assert _write(store, _one(BERT)) is Written.LOST
+    assert len(attempts) == 3
+    assert _write(store, _one(BERT)) is Written.YES
+    assert not store.is_failing
+    assert _again(store, path).sessions == [BERT]
+
+
+def test_a_file_that_cannot_be_opened_is_refused_with_a_sentence(path: Path) -> None:
+    path.mkdir()
     with pytest.raises(StorageError, match="cannot be used"):
         SqliteSessionStore(path, call)
 
@@ -171,18 +257,13 @@ def test_a_file_of_a_newer_version_is_refused_with_a_sentence(path: Path) -> Non
 
 
 def test_a_file_that_is_refused_is_closed_again(path: Path) -> None:
-    for content in ("PRAGMA user_version = 999", None):
-        path.unlink(missing_ok=True)
-        if content is None:
-            path.write_bytes(b"no database" * 1000)
-        else:
-            with sqlite3.connect(path) as made:
-                made.execute(content)
-            made.close()
-        with pytest.raises(StorageError):
-            SqliteSessionStore(path, call)
-        opened = [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(path)]
-        assert opened == []
+    with sqlite3.connect(path) as made:
+        made.execute("PRAGMA user_version = 999")
+    made.close()
+    with pytest.raises(StorageError):
+        SqliteSessionStore(path, call)
+    opened = [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(path)]
+    assert opened == []
 
 
 def test_changes_that_cannot_be_written_at_all_do_not_keep_others_waiting(path: Path) -> None:
@@ -190,9 +271,7 @@ def test_changes_that_cannot_be_written_at_all_do_not_keep_others_waiting(path: 
     impossible = SessionChanges()
     impossible.sessions = {"anna": ANNA._replace(expiry=1 << 70)}  # an integer SQLite has no room for
     with capturedLogs() as logged:
-        _write(store, impossible)
+        assert _write(store, impossible) is Written.REFUSED
     assert len(logged) == 1
-    possible = SessionChanges()
-    possible.sessions = {"bert": BERT}
-    _write(store, possible)
+    assert _write(store, _one(BERT)) is Written.YES
     assert _again(store, path).sessions == [BERT]
