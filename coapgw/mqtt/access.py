@@ -220,5 +220,10 @@ class AccessList:
         return self._permissions.get(user)
 
 
+def host_of(peer: str) -> str:
+    """Return the host of a peer's address, as the glue writes it: ``host port=number``."""
+    return peer.partition(" port=")[0]
+
+
 def _filters(filters: Sequence[str] | None) -> tuple[bytes, ...] | None:
     return None if filters is None else tuple(one.encode() for one in filters)

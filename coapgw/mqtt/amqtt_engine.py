@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from coapgw.interfaces import IDelivery
 from coapgw.metrics import AmqttCounters
-from coapgw.mqtt.access import Authenticator
+from coapgw.mqtt.access import Authenticator, host_of
 from coapgw.mqtt.amqtt_complaints import Complaints
 from coapgw.mqtt.amqtt_connection import AmqttConnection
 from coapgw.mqtt.amqtt_fanout import Backlog, Fanout, Recipient
@@ -191,6 +191,7 @@ class AmqttEngine:
         guard = Guard(
             *(self._access, self.limits, loopback, self.owner_of, self._has_room, _new_id, now),
             keeps_password=self._others_authenticate,
+            host=host_of(peer),
         )
         connection = AmqttConnection(self, peer, guard)
         self._connections[connection] = None

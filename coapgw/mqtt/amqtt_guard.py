@@ -73,6 +73,7 @@ class Guard:
         owner_of: the user of the session with this client id in a tuple, None if there is no session.
         has_room: whether one more session may outlive its connection.
         new_id: makes a client id, for those that have none.
+        host: where it comes from, if that is known.
         last_heard: when bytes came, on the caller's clock; before that, when the connection was made.
 
     Attributes:
@@ -88,6 +89,7 @@ class Guard:
     _new_id: Callable[[], str]
     last_heard: float
     keeps_password: bool = False
+    host: str = ""
     client: Connect | None = None
     keepalive: float = 0.0
     _first: bytearray = attrs.Factory(bytearray)
@@ -134,7 +136,9 @@ class Guard:
             raise _refused(f"protocol level {packet.level}", REFUSED_VERSION)
         if not isinstance(packet, Connect):
             raise ClientRefused("the first packet is no CONNECT")
-        permissions = self._access.authenticate(packet.user, packet.password, self._loopback)
+        permissions = self._access.authenticate(
+            packet.user, packet.password, self._loopback, self.host, self.last_heard
+        )
         if permissions is None:
             raise _refused("not who it says", REFUSED_NOT_AUTHORISED if packet.user is None else REFUSED_PASSWORD)
         if len(packet.client_id.encode()) > self._limits.max_client_id or not (

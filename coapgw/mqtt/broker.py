@@ -19,7 +19,7 @@ import attrs
 
 from coapgw.interfaces import ISessionStore, StoredState
 from coapgw.metrics import BrokerCounters
-from coapgw.mqtt.access import Authenticator, Permissions
+from coapgw.mqtt.access import Authenticator, Permissions, host_of
 from coapgw.mqtt.connection import Connection
 from coapgw.mqtt.deadlines import Deadlines
 from coapgw.mqtt.journal import Journal
@@ -282,9 +282,8 @@ class Broker:
 
         Nothing of any session is touched before the client is known to be who it says (section 3.1.4).
         """
-        host = connection.peer.partition(" port=")[0]  # as Twisted writes addresses
         permissions = self._access.authenticate(
-            packet.user, packet.password, connection.loopback, host, self.shared.now
+            packet.user, packet.password, connection.loopback, host_of(connection.peer), self.shared.now
         )
         if permissions is None:
             return REFUSED_NOT_AUTHORISED if packet.user is None else REFUSED_PASSWORD

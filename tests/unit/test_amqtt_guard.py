@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coapgw.mqtt.access import AccessList, AnonymousPolicy, BrokerUser
+from coapgw.mqtt.access import FAILURE_SECONDS, FAILURES_LIMIT, AccessList, AnonymousPolicy, BrokerUser
 from coapgw.mqtt.amqtt_guard import ClientRefused, Guard
 from coapgw.mqtt.broker import BrokerLimits
 from coapgw.mqtt.packets import (
@@ -36,16 +36,18 @@ def new_guard(
     limits: BrokerLimits = LIMITS,
     loopback: bool = True,
     has_room: bool = True,
+    access: AccessList | None = None,
 ) -> Guard:
     sessions = owners or {}
     return Guard(
-        AccessList(USERS, AnonymousPolicy.LOOPBACK),
+        access or AccessList(USERS, AnonymousPolicy.LOOPBACK),
         limits,
         loopback,
         lambda client_id: (sessions[client_id],) if client_id in sessions else None,
         lambda: has_room,
         lambda: "auto-1",
         0.0,
+        host="192.0.2.1",
     )
 
 
@@ -61,6 +63,17 @@ def test_a_connect_loses_its_password_and_keepalive() -> None:
     read = connected(guard, Connect("one", False, 60, user="page", password=b"secret"))
     assert read == Connect("one", False, 0, user="page")
     assert guard.keepalive == 60
+
+
+def test_a_host_that_fails_too_often_is_not_listened_to_for_a_while() -> None:
+    access = AccessList(USERS)
+    for attempt in range(FAILURES_LIMIT):
+        with pytest.raises(ClientRefused):
+            new_guard(access=access).receive(encode(Connect("one", user="page", password=b"%d" % attempt)), 1.0)
+    right = encode(Connect("one", user="page", password=b"secret"))
+    with pytest.raises(ClientRefused):
+        new_guard(access=access).receive(right, 1.0)
+    assert new_guard(access=access).receive(right, 1.0 + FAILURE_SECONDS)
 
 
 def test_a_client_without_an_id_is_given_one() -> None:
