@@ -68,6 +68,7 @@ class Journal:
     _group: _Group = attrs.Factory(_Group)
     _writing: _Group | None = None
     _refused: dict[int, Publication] = attrs.Factory(dict)  # the claims, by serial, that the store did not take
+    _begun_anew: int = 0  # the generation that holds everything from before it once more
     _last_number: int = 0
     _last_serial: int = 0
 
@@ -240,7 +241,7 @@ class Journal:
 
     def is_written(self, generation: int) -> bool:
         """Return whether the changes that gathered in this *generation* are on disk."""
-        return generation < self.generation - (self._writing is not None)
+        return max(generation, self._begun_anew) < self.generation - (self._writing is not None)
 
     def hold(self, outbox: Outbox, data: bytes) -> None:
         """Send *data* when all that was changed so far is on disk; at once without a store."""
@@ -299,6 +300,7 @@ class Journal:
 
     def _begin_anew(self, group: _Group) -> None:
         """Have everything written that there is now, in place of what changed."""
+        self._begun_anew = self.generation
         gathered, self._group = self._group, _Group(safe=group.safe)
         self._group.safe.update(gathered.safe)
         for held in (group.held, gathered.held):

@@ -568,6 +568,23 @@ def test_a_store_that_lost_everything_is_given_it_again() -> None:
     assert [store.messages[store.claims[serial].number or 0].payload for serial in sorted(later)] == [b"up", b"6"]
 
 
+def test_a_subscription_that_the_store_lost_stands_when_it_is_there_again() -> None:
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    peer = Peer(broker).send(Connect("c", False), Subscribe(1, ((b"t", 1),)))
+    commit(broker, store)
+    assert peer.receive()[1:] == [SubAck(1, (1,))]
+    publisher = connected(broker, "p")
+    publisher.send(Publish(b"t", b"1", 1, True, packet_id=1))
+    broker.take_writable()
+    store.outcome = Written.LOST
+    store.commit()
+    peer.send(Subscribe(2, ((b"t", 1),)))
+    assert SubAck(2, (1,)) not in peer.receive()
+    commit(broker, store)
+    assert SubAck(2, (1,)) in peer.receive()
+
+
 def test_sessions_that_come_and_go_while_the_disk_stands_still_leave_nothing_behind() -> None:
     store = RememberedSessions(is_slow=True)
     broker = make_broker(store)
