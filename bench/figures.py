@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Self
 
 import attrs
@@ -94,8 +95,12 @@ class Measured:
 
 @attrs.define
 class Surroundings:
-    """How the machine did meanwhile: seconds for a fixed loop, seconds for 4 KiB to be on disk, before every run."""
+    """How the machine did meanwhile: seconds for a fixed loop, seconds for 4 KiB to be on disk, before every run.
+
+    No run began before the loop took *quiet* seconds or less, or a minute was over.
+    """
 
     loops: list[float] = attrs.field(factory=list)
     syncs: list[float] = attrs.field(factory=list)
     filesystem: str = "unknown"
+    quiet: float = math.inf

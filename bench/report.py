@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -68,6 +69,7 @@ def conditions(plan: Plan, around: Surroundings) -> list[str]:
     sharing = "" if plan.server_core != plan.load_core else " **One core for everything: these figures mean little.**"
     loops = [1000 * seconds for seconds in around.loops]
     syncs = [1000 * seconds for seconds in around.syncs]
+    waits = math.isfinite(around.quiet)
     return [
         f"{plan.devices} devices, each with an address and a socket of its own and {plan.window} requests outstanding; "
         f"{plan.payload}-byte payload, CON; {plan.seconds:g} s a run after {plan.warm_up:g} s of warm-up, "
@@ -78,7 +80,8 @@ def conditions(plan: Plan, around: Surroundings) -> list[str]:
         f"Python {platform.python_version()}; {libraries}; {libcoap_version()}.",
         "",
         f"Noise of the machine: a fixed Python loop before each run took {spread(loops, ' ms')}; 4 KiB appended and on "
-        f"disk ({around.filesystem}): {spread(syncs, ' ms', 2)}.",
+        f"disk ({around.filesystem}): {spread(syncs, ' ms', 2)}."
+        + (f" Each run waited, a minute at most, for the loop to take {1000 * around.quiet:g} ms or less." * waits),
     ]
 
 
