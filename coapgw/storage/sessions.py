@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -39,7 +39,10 @@ RETRY_SECONDS: Final = 5.0
 CALM_SECONDS: Final = 60.0  # from one damaged file to the next, or it is the disk
 JOURNAL_BYTES: Final = 64 << 20  # what the write-ahead log shrinks to
 
-_OUR_MISTAKES: Final = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)
+_OUR_MISTAKES: Final = (
+    *(sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError),
+    *(OverflowError, ValueError, TypeError),  # what has no place in SQLite: integers of 65 bits, half a surrogate pair
+)
 
 _Write = tuple[SessionChanges, Callable[[Written], None]]
 
@@ -73,7 +76,8 @@ class SqliteSessionStore:
         self._call = call
         self._counters = counters or BrokerCounters()
         self._retry_seconds = retry_seconds
-        self._replaced_at: float | None = None
+        self._damaged_at: float | None = None  # when damage was seen last, by the monotonic clock
+        self._is_spoiled = False  # the file has to be set aside before another is opened
         try:
             try:
                 self._database: sqlite3.Connection | None = self._opened()
@@ -105,6 +109,8 @@ class SqliteSessionStore:
     def _set_aside(self) -> None:
         """Give the damaged file another name.  Raises OSError."""
         aside = set_aside(self._path)
+        self._is_spoiled = False
+        self._damaged_at = time.monotonic()
         self._counters.replaced += 1
         self.log.error(
             "the MQTT sessions {path} were damaged: they are {aside} now, and an empty file takes their place "
@@ -214,31 +220,40 @@ class SqliteSessionStore:
     def _write(self, changes: SessionChanges) -> Written | None:
         """Write the changes; return what became of them, or None if it is to be tried again."""
         try:
-            if self._database is None:
-                self._database = self._opened()
-                return Written.LOST
-            self._commit(self._database, changes)
-            self._failing = False
-            return Written.YES
-        except Exception as refused:  # noqa: BLE001 - this thread goes on, or no session would be stored any more
-            if is_damage(refused) and self._is_calm():
-                return self._replaced()
-            if not isinstance(refused, sqlite3.Error | OSError | StorageError) or isinstance(refused, _OUR_MISTAKES):
-                self.log.failure("changes of MQTT sessions that SQLite does not take are left out")
-                return Written.REFUSED  # everybody would wait behind it for ever
+            written = self._written(changes)
+        except (sqlite3.Error, OSError, StorageError, MemoryError) as refused:
             self._fail(refused)
             return None
+        except Exception:  # noqa: BLE001 - this thread goes on, or no session would be stored any more
+            self.log.failure("changes of MQTT sessions are left out")
+            return Written.REFUSED  # everybody would wait behind them for ever
+        self._failing = False
+        return written
 
-    def _commit(self, database: sqlite3.Connection, changes: SessionChanges) -> None:
+    def _written(self, changes: SessionChanges) -> Written:
+        """Write the changes, or have an empty file take the place of a damaged one.  Raises what SQLite does."""
+        if self._database is None:
+            self._replace()
+            return Written.LOST
         try:
-            database.execute("BEGIN IMMEDIATE")
-            _apply(database, changes)
-            database.execute("COMMIT")
-        except BaseException:
-            if database.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    database.execute("ROLLBACK")
-            raise
+            return self._commit(self._database, changes)
+        except sqlite3.Error as refused:
+            if not is_damage(refused) or not self._may_replace():
+                raise
+        self._replace()
+        return Written.LOST
+
+    def _commit(self, database: sqlite3.Connection, changes: SessionChanges) -> Written:
+        """Write the changes in one transaction; without single rows, if there are any that SQLite does not take."""
+        try:
+            with _transaction(database):
+                _apply(changes, database.executemany)
+        except _OUR_MISTAKES:
+            self.log.failure("rows of MQTT sessions that SQLite does not take are left out")
+            with _transaction(database):
+                _apply(changes, partial(_one_by_one, database))
+            return Written.REFUSED
+        return Written.YES
 
     def _fail(self, reason: Exception) -> None:
         if not self._failing:
@@ -247,27 +262,21 @@ class SqliteSessionStore:
 
     # ------------------------------------------------------------------ a damaged file
 
-    def _is_calm(self) -> bool:
-        """Return whether it is long enough since the last file that another one may help."""
-        return self._replaced_at is None or time.monotonic() - self._replaced_at > CALM_SECONDS
-
-    def _replaced(self) -> Written | None:
-        """Go on with an empty file in the writer's thread, if that can be."""
-        try:
-            self._replace()
-        except (sqlite3.Error, OSError) as refused:
-            self._fail(refused)
-            return None  # the next attempt opens a file
-        self._failing = False
-        return Written.LOST
+    def _may_replace(self) -> bool:
+        """Return whether another file may help: not if the last one was damaged a moment ago, or at the end."""
+        now = time.monotonic()
+        before, self._damaged_at = self._damaged_at, now
+        return not self._closing and (before is None or now - before > CALM_SECONDS)
 
     def _replace(self) -> None:
-        """Set the damaged file aside and make another one.  Raises sqlite3.Error and OSError."""
-        database, self._database = self._in_use(), None
-        with contextlib.suppress(sqlite3.Error):
-            database.close()
-        self._set_aside()
-        self._replaced_at = time.monotonic()
+        """Set the damaged file aside and make another one.  Raises sqlite3.Error, OSError and StorageError."""
+        database, self._database = self._database, None
+        if database is not None:
+            self._is_spoiled = True
+            with contextlib.suppress(sqlite3.Error):
+                database.close()
+        if self._is_spoiled:
+            self._set_aside()
         self._database = self._opened()
 
     def _in_use(self) -> sqlite3.Connection:
@@ -275,45 +284,62 @@ class SqliteSessionStore:
         return self._database
 
 
-def _apply(database: sqlite3.Connection, changes: SessionChanges) -> None:
-    """Make the changes, in the order that SessionChanges names."""
-    many = database.executemany
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """Commit what is done inside, or nothing of it."""
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                database.execute("ROLLBACK")
+        raise
+
+
+def _one_by_one(database: sqlite3.Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Do what ``executemany`` does, but for the rows that SQLite does not take."""
+    for row in rows:
+        with contextlib.suppress(*_OUR_MISTAKES):
+            database.execute(statement, row)
+
+
+def _apply(changes: SessionChanges, many: Callable[[str, Iterable[Sequence[Any]]], object]) -> None:
+    """Make the changes, in the order that SessionChanges names; *many* executes a statement for each row."""
     for table in ("session", "claim", "received"):
-        many(f"DELETE FROM {table} WHERE client_id = ?", ((one,) for one in changes.ended))
-    _apply_sessions(database, changes)
+        many(f"DELETE FROM {table} WHERE client_id = ?", [(one,) for one in changes.ended])
+    sessions = changes.sessions
+    many("DELETE FROM session WHERE client_id = ?", [(client_id,) for client_id in sessions])
+    many(
+        "INSERT INTO session (client_id, user_name, expiry, expires) VALUES (?, ?, ?, ?)",
+        [(client_id, one.user, one.expiry, one.expires) for client_id, one in sessions.items()],
+    )
+    many(
+        "INSERT OR REPLACE INTO subscription (client_id, filter, options, identifier) VALUES (?, ?, ?, ?)",
+        [(client_id, *subscription) for client_id, one in sessions.items() for subscription in one.subscriptions],
+    )
     many("INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", changes.messages.values())
     many(
         "INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?, ?, ?, ?)",
-        ((*one[:5], " ".join(map(str, one.identifiers)), one.packet_id) for one in changes.claims.values()),
+        [(*one[:5], " ".join(map(str, one.identifiers)), one.packet_id) for one in changes.claims.values()],
     )
-    many("UPDATE claim SET packet_id = ? WHERE serial = ?", ((one, serial) for serial, one in changes.sent.items()))
-    many("UPDATE claim SET number = NULL WHERE serial = ?", ((serial,) for serial in changes.half_done))
-    many("DELETE FROM claim WHERE serial = ?", ((serial,) for serial in changes.paid))
-    many("DELETE FROM message WHERE number = ?", ((number,) for number in changes.dropped))
-    for (client_id, packet_id), is_unreleased in changes.received.items():
-        database.execute(
-            "INSERT OR IGNORE INTO received VALUES (?, ?)"
-            if is_unreleased
-            else "DELETE FROM received WHERE client_id = ? AND packet_id = ?",
-            (client_id, packet_id),
-        )
-    for topic, message in changes.retained.items():
-        if message is None:
-            database.execute("DELETE FROM retained WHERE topic = ?", (topic,))
-        else:
-            row = (topic, message.payload, message.qos, message.properties, message.expires)
-            database.execute("INSERT OR REPLACE INTO retained VALUES (?, ?, ?, ?, ?)", row)
-
-
-def _apply_sessions(database: sqlite3.Connection, changes: SessionChanges) -> None:
-    for client_id, session in changes.sessions.items():
-        database.execute("DELETE FROM session WHERE client_id = ?", (client_id,))
-        row = (client_id, session.user, session.expiry, session.expires)
-        database.execute("INSERT INTO session (client_id, user_name, expiry, expires) VALUES (?, ?, ?, ?)", row)
-        database.executemany(
-            "INSERT OR REPLACE INTO subscription (client_id, filter, options, identifier) VALUES (?, ?, ?, ?)",
-            ((client_id, *subscription) for subscription in session.subscriptions),
-        )
+    many("UPDATE claim SET packet_id = ? WHERE serial = ?", [(one, serial) for serial, one in changes.sent.items()])
+    many("UPDATE claim SET number = NULL WHERE serial = ?", [(serial,) for serial in changes.half_done])
+    many("DELETE FROM claim WHERE serial = ?", [(serial,) for serial in changes.paid])
+    many("DELETE FROM message WHERE number = ?", [(number,) for number in changes.dropped])
+    received = changes.received.items()
+    many("INSERT OR IGNORE INTO received VALUES (?, ?)", [one for one, is_unreleased in received if is_unreleased])
+    many(
+        "DELETE FROM received WHERE client_id = ? AND packet_id = ?",
+        [one for one, is_unreleased in received if not is_unreleased],
+    )
+    retained = changes.retained
+    many("DELETE FROM retained WHERE topic = ?", [(topic,) for topic, message in retained.items() if message is None])
+    many(
+        "INSERT OR REPLACE INTO retained VALUES (?, ?, ?, ?, ?)",
+        [(topic, one.payload, one.qos, one.properties, one.expires) for topic, one in retained.items() if one],
+    )
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from coapgw.interfaces import (
     Written,
 )
 from coapgw.metrics import BrokerCounters
+from coapgw.storage.damage import set_aside
 from coapgw.storage.sessions import SqliteSessionStore
 
 ANNA = StoredSession("anna", "user", 0xFFFF_FFFF, (("a/#", 1, 0), ("b/+", 0x2C, 7)))
@@ -275,3 +276,63 @@ def test_changes_that_cannot_be_written_at_all_do_not_keep_others_waiting(path: 
     assert len(logged) == 1
     assert _write(store, _one(BERT)) is Written.YES
     assert _again(store, path).sessions == [BERT]
+
+
+def test_one_row_that_cannot_be_written_keeps_no_other_from_the_disk(path: Path) -> None:
+    store = SqliteSessionStore(path, call)
+    _write(store, _one(ANNA))
+    changes = SessionChanges()
+    changes.sessions = {"bert": BERT, "carl": ANNA._replace(client_id="carl", expiry=1 << 70)}
+    changes.ended = {"anna": None}
+    retained = StoredMessage(0, b"t", b"1", 1, True, b"", None)
+    changes.retained = {b"t": retained, b"u": retained._replace(topic=b"u", qos=1 << 70)}
+    with capturedLogs():
+        assert _write(store, changes) is Written.REFUSED
+    state = _again(store, path)
+    assert state.sessions == [BERT]
+    assert [one.topic for one in state.retained] == [b"t"]
+
+
+def test_a_damaged_file_that_cannot_be_renamed_is_not_taken_for_an_empty_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _filled(path).close()
+    counters = BrokerCounters()
+    store = SqliteSessionStore(path, call, counters, retry_seconds=0.01)
+    _spoil(path)
+    attempts = []
+
+    def rename(damaged: Path) -> Path:
+        attempts.append(damaged)
+        if len(attempts) < 3:
+            raise OSError("read-only")
+        return set_aside(damaged)
+
+    monkeypatch.setattr("coapgw.storage.sessions.set_aside", rename)
+    assert _write(store, _one(BERT)) is Written.LOST
+    assert (len(attempts), counters.replaced, len(_aside(path))) == (3, 1, 1)
+    assert _write(store, _one(BERT)) is Written.YES
+    assert _again(store, path).sessions == [BERT]
+
+
+def test_a_disk_that_spoils_every_file_does_not_end_the_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _filled(path).close()
+    store = SqliteSessionStore(path, call, retry_seconds=0.01)
+    _spoil(path)
+    monkeypatch.setattr("coapgw.storage.sessions.CALM_SECONDS", 0.0)
+    opened: Callable[..., sqlite3.Connection] = sqlite3.connect
+    attempts = []
+
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        attempts.append(arguments)
+        if len(attempts) < 4:
+            path.write_bytes(b"no database at all" * 100)
+        elif len(attempts) == 4:
+            path.unlink()
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    assert _write(store, _one(BERT)) is Written.LOST
+    assert (len(attempts), len(_aside(path))) == (4, 1)
+    assert _write(store, _one(BERT)) is Written.YES
+    store.close()
