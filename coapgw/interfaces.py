@@ -370,7 +370,7 @@ class Written(enum.Enum):
     """What became of changes."""
 
     YES = enum.auto()  # they are on disk
-    REFUSED = enum.auto()  # they are not, and no other attempt would do better: a mistake of our own
+    REFUSED = enum.auto()  # not all of them, and no other attempt would do better: a mistake of our own
     LOST = enum.auto()  # they are not, nor is anything from before: the file was damaged, and another one is empty
 
 

@@ -385,7 +385,7 @@ class Connection:
         """Take a QoS 2 message: from now on its packet identifier is one of those that were received."""
         packet_id = packet.packet_id
         if packet_id in session.received:
-            self._answer(encode(PubRec(packet_id)), False)
+            self._answer(encode(PubRec(packet_id)), session.expiry)  # the first one may be on its way to the disk
             return
         if len(session.received) >= RECEIVED_LIMIT:
             raise MqttFormatError("too many QoS 2 messages are not released")
@@ -457,12 +457,11 @@ class Connection:
         """PUBREL: the identifier may be used again, once that is on disk: it would be taken for a repeat."""
         is_known = session.release(packet_id)
         if self._incoming_5 is not None and not is_known:
-            self._answer(encode_5(PubComp(packet_id, PACKET_ID_UNKNOWN)), False)
+            self._answer(encode_5(PubComp(packet_id, PACKET_ID_UNKNOWN)), session.expiry)
             return
-        is_kept = session.expiry and is_known
-        if is_kept:
+        if session.expiry and is_known:
             self._broker.journal.receive(session.client_id, packet_id, False)
-        self._answer(encode(PubComp(packet_id)), is_kept)
+        self._answer(encode(PubComp(packet_id)), session.expiry)  # a repeat, too: the first may be on its way
 
     def _disconnect(self, session: Session, reason: int, properties: Properties, now: float) -> None:
         if properties.session_expiry is not None:

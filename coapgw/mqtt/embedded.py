@@ -87,6 +87,7 @@ class EmbeddedLink:
         self._clock = clock
         self._fill = fill
         self._awaited: set[str] = set()
+        self._awaits_anybody = False
         self._hold_until = 0.0
         self._owed: dict[Any, None] = {}  # places the broker has, but not every subscriber: oldest first
         self._is_releasing = False
@@ -94,9 +95,13 @@ class EmbeddedLink:
         self._settled = delivery.settled
         broker.on_relief = delivery.resume
 
-    def hold(self, clients: set[str], now: float) -> None:
-        """Wait for the clients with these ids to have subscriptions again, but not for long."""
+    def hold(self, clients: set[str], now: float, *, are_all: bool = True) -> None:
+        """Wait for the clients with these ids to have subscriptions again, but not for long.
+
+        Not *are_all*: there may be others whom nobody remembers, so the time is waited out.
+        """
         self._awaited = set(clients)
+        self._awaits_anybody = not are_all
         self._hold_until = now + HOLD_SECONDS
 
     def handle_timer(self) -> None:
@@ -113,7 +118,7 @@ class EmbeddedLink:
 
     def ready(self) -> bool:
         """Return whether a message may be published now."""
-        if self._awaited and not self._is_hold_over():
+        if (self._awaited or self._awaits_anybody) and not self._is_hold_over():
             return False
         crowded = self._broker.crowded
         if not crowded:
@@ -122,9 +127,11 @@ class EmbeddedLink:
         return self._fill() >= PATIENT_BELOW or all(session.last_progress < stalled for session in crowded)
 
     def _is_hold_over(self) -> bool:
-        if self._clock() < self._hold_until and not self._broker.has_subscribers(self._awaited):
+        is_early = self._clock() < self._hold_until
+        if is_early and (self._awaits_anybody or not self._broker.has_subscribers(self._awaited)):
             return False
         self._awaited.clear()
+        self._awaits_anybody = False
         return True
 
     def deliver(self, message: Spooled) -> None:

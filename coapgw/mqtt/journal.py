@@ -39,7 +39,7 @@ class _Group:
     size: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.held) or bool(self.changes)
+        return bool(self.held) or bool(self.safe) or bool(self.changes)
 
 
 @attrs.define(eq=False)
@@ -67,7 +67,7 @@ class Journal:
     _is_awake: bool = False
     _group: _Group = attrs.Factory(_Group)
     _writing: _Group | None = None
-    _refused: dict[int, Publication] = attrs.Factory(dict)  # the claims, by serial, that the store did not take
+    _refused: dict[int, Publication] = attrs.Factory(dict)  # by serial, claims that the store may not have taken
     _begun_anew: int = 0  # the generation that holds everything from before it once more
     _last_number: int = 0
     _last_serial: int = 0
@@ -289,7 +289,7 @@ class Journal:
         self.hand_over()
 
     def _keep_back(self, group: _Group) -> None:
-        """Promise nothing of a group that is not on disk: no answers; devices' messages stay in the spool."""
+        """Promise nothing of a group that is not all on disk: no answers; devices' messages stay in the spool."""
         changes = self._group.changes
         for serial, claim in group.changes.claims.items():
             is_open = claim.number is not None and serial not in changes.paid and serial not in changes.half_done
@@ -303,6 +303,7 @@ class Journal:
         self._begun_anew = self.generation
         gathered, self._group = self._group, _Group(safe=group.safe)
         self._group.safe.update(gathered.safe)
+        self.is_full = False
         for held in (group.held, gathered.held):
             for outbox, packets in held.items():
                 self._group.held.setdefault(outbox, []).extend(packets)

@@ -22,6 +22,7 @@ class _Beside:
     expires: float | None = None
     number: int = 0
     stored_block: bytes | None = None
+    stored_origin: str | None = None
 
 
 @attrs.define(eq=False, slots=False)
@@ -46,6 +47,7 @@ class Publication(_Beside):
         expires: the broker's clock when it is of no use any more; None for never.
         number: in the broker's file, 0 if it is not there.
         stored_block: what ``block`` returns, once it is known.
+        stored_origin: what ``origin_id`` returns of a message that was restored.
     """
 
     topic: bytes
@@ -84,4 +86,4 @@ class Publication(_Beside):
     @property
     def origin_id(self) -> str | None:
         """The envelope's id of a device's message."""
-        return None if self.origin is None else self.origin.message_id
+        return self.stored_origin if self.origin is None else self.origin.message_id

@@ -35,7 +35,6 @@ class RestoredState:
     _publications: dict[int, Publication] = attrs.Factory(dict)
     _claims: dict[str, list[StoredClaim]] = attrs.Factory(dict)
     _received: dict[str, list[int]] = attrs.Factory(dict)
-    _origins: dict[int, str] = attrs.Factory(dict)
 
     @classmethod
     def read(cls, stored: StoredState, journal: Journal, now: float) -> RestoredState:
@@ -44,8 +43,6 @@ class RestoredState:
         for message in stored.messages:
             publication = state._publications[message.number] = _publication(message, journal)
             publication.number = message.number
-            if message.origin is not None:
-                state._origins[message.number] = message.origin
         claims: dict[str, list[StoredClaim]] = defaultdict(list)
         for claim in sorted(stored.claims):
             claims[claim.client_id].append(claim)
@@ -80,9 +77,8 @@ class RestoredState:
                 continue
             manner = Manner(claim.retain, claim.identifiers) if claim.retain or claim.identifiers else None
             owed.append(((publication, claim.qos, manner, claim.serial), claim.packet_id))
-            origin = self._origins.get(claim.number)
-            if origin is not None:
-                self.owed_by.setdefault(origin, set()).add(session)
+            if publication.origin_id is not None:
+                self.owed_by.setdefault(publication.origin_id, set()).add(session)
         session.restore(owed, completing)
         for packet_id in self._received.pop(session.client_id, ()):
             session.receive(packet_id)
@@ -105,7 +101,6 @@ class RestoredState:
         self._claims = {}
         self._received = {}
         self._publications = {}
-        self._origins = {}
         self.retained = []
 
     def without_those_who_have(
@@ -126,4 +121,5 @@ def _publication(message: StoredMessage, journal: Journal) -> Publication:
     publication = Publication(message.topic, message.payload, message.qos, message.retain)
     publication.expires = None if message.expires is None else message.expires - journal.epoch
     publication.stored_block = message.properties
+    publication.stored_origin = message.origin
     return publication

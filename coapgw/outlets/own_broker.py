@@ -46,7 +46,7 @@ class InProcess:
         self._pump = BrokerPump(self.broker, reactor)
         self._closing.append(self._pump.stop)
         self.link = EmbeddedLink(self.broker, publisher, time.monotonic, fill)
-        self.link.hold(known_clients, time.monotonic())
+        self.link.hold(known_clients, time.monotonic(), are_all=not counters.replaced)
 
     def _access_changed(self, users: set[str]) -> None:
         self.broker.access_changed(users)

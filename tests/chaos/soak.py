@@ -194,7 +194,7 @@ def main() -> int:
     """Run, print, return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--rate", type=int, default=12_000, help="messages a second; default 12000")
+    parser.add_argument("--rate", type=int, default=10_000, help="messages a second; default 10000")
     parser.add_argument("--round", type=float, default=60, dest="seconds", help="seconds; default 60")
     options = parser.parse_args()
     done: list[Round] = []

@@ -186,6 +186,40 @@ def test_what_was_acknowledged_is_there_after_kill_9(gateway: Callable[..., Gate
     assert len(acknowledged) >= 1500
 
 
+def test_what_is_in_the_spool_outlives_a_damaged_file_of_sessions(gateway: Callable[..., GatewayProcess]) -> None:
+    running = gateway()
+    received: queue.Queue[MQTTMessage] = queue.Queue()
+
+    def subscribed(**more: Any) -> Client:
+        client = new_client("page", **more)
+        there = threading.Event()
+        client.on_connect = lambda client, *_: client.subscribe("#", 1)
+        client.on_subscribe = lambda *_: there.set()
+        client.on_message = lambda _client, _data, message: received.put(message)
+        client.connect("127.0.0.1", running.mqtt)
+        client.loop_start()
+        assert there.wait(SECONDS)
+        return client
+
+    silent = subscribed(manual_ack=True)
+    coapgw(running.data, "device", "add", ICCID, "--ip", "127.0.0.7")
+    with Device("127.0.0.7", running.coap) as device:
+        until(lambda: is_taken(device), what="the device is not known")
+    while received.get(timeout=SECONDS).topic != ICCID:
+        pass
+    running.kill()
+    silent.loop_stop()
+    (running.data / "broker.db-wal").unlink()  # SQLite would mend the file with it
+    (running.data / "broker.db").write_bytes(b"no database" * 1000)
+    running.start()
+    back = subscribed()
+    while received.get(timeout=SECONDS).topic != ICCID:
+        pass
+    back.disconnect()
+    back.loop_stop()
+    assert len(list(running.data.glob("broker.db.damaged-*Z"))) == 1
+
+
 def test_users_come_and_go_while_it_runs(tmp_path: Path, gateway: Callable[..., GatewayProcess]) -> None:
     running = gateway("mqtt.embedded.anonymous=no")
     secret = tmp_path / "secret"

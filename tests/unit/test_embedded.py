@@ -94,6 +94,16 @@ def test_but_not_for_ever() -> None:
     assert rig.link.ready()
 
 
+def test_if_nobody_knows_who_was_there_it_waits_the_time_out() -> None:
+    rig = Rig()
+    rig.link.hold(set(), rig.now, are_all=False)
+    rig.subscriber()
+    rig.now += HOLD_SECONDS - 0.1
+    assert not rig.link.ready()
+    rig.now += 0.2
+    assert rig.link.ready()
+
+
 def _crowd(rig: Rig) -> Peer:
     peer = rig.subscriber()
     peer.receive()

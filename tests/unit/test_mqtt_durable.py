@@ -322,6 +322,7 @@ def test_qos_2_from_a_client_is_published_once_over_a_restart_at_any_moment() ->
     after = killed(store)
     again = make_broker(after)
     repeating = back(again, "p").send(message._replace(dup=True))
+    commit(again, after)
     assert repeating.receive() == [ConnAck(True, 0), PubRec(5)]
     assert [one.payload for one in back(again, "s").messages()] == [b"x"]
     repeating.send(PubRel(5))
@@ -566,6 +567,60 @@ def test_a_store_that_lost_everything_is_given_it_again() -> None:
     assert {serial: one for serial, one in store.claims.items() if serial not in later} == before.claims
     assert {number: one for number, one in store.messages.items() if number in before.messages} == before.messages
     assert [store.messages[store.claims[serial].number or 0].payload for serial in sorted(later)] == [b"up", b"6"]
+
+
+def test_nothing_is_left_to_write_after_a_loss_but_the_spool_is_told() -> None:
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    Peer(broker).send(Connect("c", False), Subscribe(1, ((b"up", 1),))).lose()
+    commit(broker, store)
+    settled: list[object] = []
+    publication = uplink(1)
+    publication.settled = settled.append
+    broker.publish(publication)
+    broker.take_writable()
+    connected(broker, "c")  # its session ends
+    store.outcome = Written.LOST
+    commit(broker, store)
+    assert settled == [1]
+
+
+def test_a_device_message_reaches_a_client_once_though_the_store_lost_it_between_two_restarts() -> None:
+    store = RememberedSessions()
+    broker = make_broker(store)
+    Peer(broker).send(Connect("c", False), Subscribe(1, ((b"up", 1),))).lose()
+    broker.publish(uplink(1))
+    commit(broker, store)
+    store = killed(store)
+    broker = make_broker(store)
+    publisher = connected_5(broker, "p", clean=False, said=Properties(session_expiry=100))
+    store.outcome = Written.LOST
+    publisher.send(Publish(b"up", b"2", 1, packet_id=1))
+    commit(broker, store)
+    broker = make_broker(killed(store))
+    broker.publish(uplink(1))  # it was still in the spool
+    assert [one.payload for one in back(broker).messages()] == [uplink(1).payload, b"2"]
+
+
+def test_a_repeated_qos_2_message_is_answered_no_sooner_than_the_first() -> None:
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    publisher = Peer(broker).send(Connect("p", False))
+    commit(broker, store)
+    message = Publish(b"t", b"x", 2, packet_id=5)
+    publisher.send(message)
+    broker.take_writable()  # it is being written
+    publisher.lose()
+    again = Peer(broker).send(Connect("p", False), message._replace(dup=True))
+    assert [one for one in again.receive() if isinstance(one, PubRec)] == []
+    commit(broker, store)
+    assert again.receive() == [PubRec(5)]
+    again.send(PubRel(5))
+    broker.take_writable()
+    again.send(PubRel(5))
+    assert again.receive() == []
+    commit(broker, store)
+    assert again.receive() == [PubComp(5), PubComp(5)]
 
 
 def test_a_subscription_that_the_store_lost_stands_when_it_is_there_again() -> None:
