@@ -478,6 +478,20 @@ def test_nothing_that_was_acknowledged_is_lost(story: list[Step]) -> None:
 # ---------------------------------------------------------------------- a store that fails
 
 
+def one_being_written() -> tuple[RememberedSessions, Broker, list[object]]:
+    """Return a broker whose store is writing a device's message for the absent client "c", and what was settled."""
+    store = RememberedSessions(is_slow=True)
+    broker = make_broker(store)
+    Peer(broker).send(Connect("c", False), Subscribe(1, ((b"up", 1),))).lose()
+    commit(broker, store)
+    settled: list[object] = []
+    publication = uplink(1)
+    publication.settled = settled.append
+    broker.publish(publication)
+    broker.take_writable()
+    return store, broker, settled
+
+
 def test_what_the_store_does_not_take_stays_in_the_spool_until_it_has_arrived() -> None:
     store = RememberedSessions(is_slow=True)
     broker = make_broker(store)
@@ -504,15 +518,7 @@ def test_what_the_store_does_not_take_stays_in_the_spool_until_it_has_arrived() 
 
 
 def test_what_arrived_while_the_store_refused_it_leaves_the_spool() -> None:
-    store = RememberedSessions(is_slow=True)
-    broker = make_broker(store)
-    Peer(broker).send(Connect("c", False), Subscribe(1, ((b"up", 1),))).lose()
-    commit(broker, store)
-    settled: list[object] = []
-    publication = uplink(1)
-    publication.settled = settled.append
-    broker.publish(publication)
-    broker.take_writable()
+    store, broker, settled = one_being_written()
     peer = back(broker)
     peer.ack(*peer.messages())
     store.outcome = Written.REFUSED
@@ -570,15 +576,7 @@ def test_a_store_that_lost_everything_is_given_it_again() -> None:
 
 
 def test_nothing_is_left_to_write_after_a_loss_but_the_spool_is_told() -> None:
-    store = RememberedSessions(is_slow=True)
-    broker = make_broker(store)
-    Peer(broker).send(Connect("c", False), Subscribe(1, ((b"up", 1),))).lose()
-    commit(broker, store)
-    settled: list[object] = []
-    publication = uplink(1)
-    publication.settled = settled.append
-    broker.publish(publication)
-    broker.take_writable()
+    store, broker, settled = one_being_written()
     connected(broker, "c")  # its session ends
     store.outcome = Written.LOST
     commit(broker, store)
